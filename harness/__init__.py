@@ -1,0 +1,1 @@
+"""Measures what an eviction policy does to a KV cache: engines, load, records, tables."""

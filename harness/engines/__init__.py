@@ -1,0 +1,1 @@
+"""Engines under test: one file an engine behind the interface in ``base``."""

@@ -1,0 +1,1 @@
+"""What a cell leaves behind: request records, telemetry, summary, provenance."""

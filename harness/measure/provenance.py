@@ -1,0 +1,89 @@
+"""Where a cell's numbers come from: code, patches, engine, model, hardware, time."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness import model as models
+from harness.cell import CellSpec
+
+_ROOT = Path(__file__).parents[2]
+
+
+def provenance(
+    spec: CellSpec,
+    *,
+    model: str,
+    workload: Path,
+    patches_sha256: str | None,
+    engine_version: str,
+    engine_file: str,
+) -> dict[str, Any]:
+    """Return the content of ``provenance.json``.
+
+    Args:
+        spec: The cell.
+        model: The model's folder or hub id.
+        workload: The workload file.
+        patches_sha256: Hash of the patch series that the engine has; None for the stock engine.
+        engine_version: The version that the engine reports.
+        engine_file: Where the engine was imported from.
+
+    """
+    return {
+        "spec": spec.model_dump(),
+        "git": _git_revision(),
+        "engine": {
+            "version": engine_version,
+            "imported_from": engine_file,
+            "patches_sha256": patches_sha256,
+        },
+        "model": {"source": spec.model, "sha256": models.digest(model)},
+        "workload": {"file": str(workload), "sha256": _sha256(workload)},
+        "locks": {path.name: _sha256(path) for path in sorted((_ROOT / "env").glob("*.lock"))},
+        "seeds": {"workload": spec.seed, "engine": 0},
+        "hardware": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total,
+            "system": platform.platform(),
+        },
+        "python": platform.python_version(),
+        "argv": sys.orig_argv,
+        "clock": {"wall_ns": time.time_ns(), "monotonic_ns": time.monotonic_ns()},
+    }
+
+
+def _git_revision() -> str | None:
+    """Return the revision, with ``-dirty`` if files differ; None outside a git checkout."""
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), None)

@@ -1,0 +1,156 @@
+"""The model that an engine serves: made here by a rule, a local folder, or a hub id.
+
+``tiny-qwen3`` has the architecture of Qwen3 with 5.2 million random weights and the real Qwen
+tokenizer cut to its first 8,192 entries. It answers nonsense, at the cost in time that a
+transformer has; cache hits do not depend on what it says.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from workloads import vocabulary
+
+TINY_QWEN3 = "tiny-qwen3"
+
+_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_VOCABULARY_SIZE = 8192
+_SEED = 0
+
+
+def make_tiny_qwen3(folder: Path) -> None:
+    """Write config, weights and tokenizer of ``tiny-qwen3``; the same bytes every time."""
+    import torch
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    PreTrainedTokenizerFast(
+        tokenizer_object=_tokenizer(),
+        eos_token=_SPECIAL_TOKENS[2],
+        pad_token=_SPECIAL_TOKENS[0],
+    ).save_pretrained(partial)
+    torch.manual_seed(_SEED)
+    Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=_VOCABULARY_SIZE,
+            hidden_size=256,
+            intermediate_size=768,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=32,
+            max_position_embeddings=65536,
+            tie_word_embeddings=True,
+        )
+    ).save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def check(source: str) -> None:
+    """Check that a model named by path is there; a hub id is the engine's to resolve.
+
+    Raises:
+        HarnessError: if it is a folder that lacks a config or a tokenizer, or a path to nothing.
+
+    """
+    folder = Path(source)
+    if source == TINY_QWEN3 or not (folder.exists() or source.startswith(("/", ".", "~"))):
+        return
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise HarnessError(
+                f"model.source: {source} is not a model folder: it has no {needed}; name a folder "
+                f"with config.json, tokenizer.json and weights, a hub id, or {TINY_QWEN3}"
+            )
+
+
+def load_tokenizer(source: str) -> tuple[Any, str]:
+    """Return the tokenizer of a model folder or hub id, and a sha256 that identifies it.
+
+    Raises:
+        HarnessError: if it cannot be loaded.
+
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"no tokenizer could be loaded from {source}: {error}") from None
+    # Read from the loaded object, not the file, which for a hub id is somewhere in a cache.
+    content = tokenizer.backend_tokenizer.to_str()
+    return tokenizer, hashlib.sha256(content.encode()).hexdigest()
+
+
+def digest(source: str) -> str:
+    """Return the sha256 over the files of a model folder, or the hub id itself."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return source
+    total = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            with file.open("rb") as content:
+                total.update(f"{file.name}\0".encode())
+                total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
+
+
+def max_length(source: str) -> int | None:
+    """Return the longest context in tokens that a model folder's config allows, if it says."""
+    config = Path(source) / "config.json"
+    if not config.is_file():
+        return None
+    length = json.loads(config.read_text()).get("max_position_embeddings")
+    return int(length) if length is not None else None
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens = vocabulary.ranked_tokens(_VOCABULARY_SIZE - len(_SPECIAL_TOKENS))
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    printable = _printable_bytes()
+
+    def shown(token: bytes) -> str:
+        return "".join(printable[byte] for byte in token)
+
+    merges = [tuple(map(shown, _last_merge(t, ranks))) for t in tokens if len(t) > 1]
+    tokenizer = Tokenizer(
+        models.BPE(vocab={shown(t): rank for t, rank in ranks.items()}, merges=merges)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(vocabulary.PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(_SPECIAL_TOKENS))
+    return tokenizer
+
+
+def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """Return the two parts whose merge makes the token: what BPE has left with lower ranks."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, len(ranks)) for a, b in zip(parts, parts[1:], strict=False)]
+        i = pairs.index(min(pairs))
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts[0], parts[1]
+
+
+def _printable_bytes() -> dict[int, str]:
+    """Return the characters that byte-level BPE files write for each byte (GPT-2's table)."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    shifted = [byte for byte in range(256) if byte not in kept]
+    return {byte: chr(byte) for byte in kept} | {
+        byte: chr(256 + i) for i, byte in enumerate(shifted)
+    }

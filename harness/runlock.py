@@ -1,0 +1,55 @@
+"""One run at a time over one folder of results, and no job that outlives its run.
+
+The kernel releases the lock with the process that holds it, however that ends, which Snakemake's own
+lock file does not know about.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from harness.errors import HarnessError
+
+_RUN_PID = "HARNESS_RUN_PID"
+# Open for as long as this process lives.
+_held: list[int] = []
+
+
+def acquire(results: str) -> None:
+    """Take the lock of a results folder for the rest of this process's life.
+
+    Raises:
+        HarnessError: if another run holds it.
+
+    """
+    folder = Path(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 32).decode() or "unknown"
+        os.close(lock)
+        raise HarnessError(
+            f"another run (process {holder}) is writing to {results}: wait for it, or end it"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    _held.append(lock)
+    os.environ[_RUN_PID] = str(os.getpid())
+
+
+def watch() -> list[int]:
+    """Return descriptors that become readable when the run, or the parent process, has ended.
+
+    Raises:
+        HarnessError: if the run has ended already.
+
+    """
+    pids = {os.getppid()}
+    if _RUN_PID in os.environ:
+        pids.add(int(os.environ[_RUN_PID]))
+    try:
+        return [os.pidfd_open(pid) for pid in pids]
+    except ProcessLookupError:
+        raise HarnessError("the run that this job belongs to has ended") from None

@@ -1,0 +1,1 @@
+"""What is asked of an engine: seeded request sequences, written to one file each."""
