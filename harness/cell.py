@@ -37,6 +37,7 @@ REQUESTS, TELEMETRY, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
     "metrics.prom",
 )
 
+_WORKER = "harness.engines.worker"
 # An engine that shows no progress for so long is taken for hung.
 STALL_SECONDS = 600.0
 _GRACE_SECONDS = 10.0
@@ -160,7 +161,7 @@ def _worker(
     environment["PYTHONPATH"] = os.pathsep.join([*search_path, *_own_search_path()])
     with os.fdopen(reading) as progress, (folder / ENGINE_LOG).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.engines.worker", order.model_dump_json()],
+            [sys.executable, "-m", _WORKER, order.model_dump_json()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

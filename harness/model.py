@@ -6,7 +6,6 @@ transformer has; cache hits do not depend on what it says.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -101,15 +100,6 @@ def digest(source: str) -> str:
                 total.update(f"{file.name}\0".encode())
                 total.update(hashlib.file_digest(content, "sha256").digest())
     return total.hexdigest()
-
-
-def max_length(source: str) -> int | None:
-    """Return the longest context in tokens that a model folder's config allows, if it says."""
-    config = Path(source) / "config.json"
-    if not config.is_file():
-        return None
-    length = json.loads(config.read_text()).get("max_position_embeddings")
-    return int(length) if length is not None else None
 
 
 def _tokenizer() -> Any:

@@ -17,7 +17,7 @@ def ranked_tokens(limit: int) -> list[bytes]:
     return [token for _, token in ranked[:limit]]
 
 
-def words(limit: int = 8192) -> list[str]:
+def words(limit: int = 8000) -> list[str]:
     """Return lower-case words of three letters or more that are one token after a space."""
     tokens = (token.decode("ascii", errors="replace") for token in ranked_tokens(limit))
     return [t[1:] for t in tokens if t[0] == " " and t[1:].isalpha() and t.islower() and len(t) > 3]

@@ -1,16 +1,17 @@
 """The process that measures one cell: its only argument is a ``WorkerOrder`` as JSON."""
 
-import ctypes
 import os
+import select
 import signal
 import sys
+import threading
 
 from harness.cell import WorkerOrder
 
 
 def main() -> None:
     """Measure the ordered cell."""
-    _die_with(parent=os.getppid())
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     order = WorkerOrder.model_validate_json(sys.argv[1])
 
     # The engine's import takes seconds: after the parent can no longer be lost.
@@ -25,11 +26,15 @@ def main() -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, even of SIGKILL."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # It died before the call.
-        sys.exit(1)
+    """End this process group when the parent is gone, even by SIGKILL."""
+    try:
+        descriptor = os.pidfd_open(parent)
+        # Not the parent any more: it died before, and the pid may be another's by now.
+        if os.getppid() == parent:
+            select.select([descriptor], [], [])
+    except ProcessLookupError:
+        pass
+    os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+# `make` lists the targets. Each makes the environment that it needs first.
+
+PYTHON ?= python3.11
+CORES ?= all
+
+# First on the path of what runs inside the environment, and of nothing else: the environment
+# itself must not be made by its own Python.
+IN_ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
+NEEDS_PYTHON = $(if $(shell command -v "$(PYTHON)" 2>/dev/null),,$(error \
+	Python 3.11 is needed and "$(PYTHON)" was not found. Install it, or name it: \
+	make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)))
+
+UV := build/lock/bin/uv
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_34 \
+	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-cuda figures smoke test lint format lock patches clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+env: ## Make .venv from the pinned locks, if it is not there already
+	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py
+
+env-cuda: ## The same for an NVIDIA GPU; later targets then keep to it
+	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py --target cuda
+
+figures: env ## Run every experiment and draw every figure (CORES=all)
+	$(IN_ENV) snakemake figures --cores $(CORES)
+
+smoke: env ## The same in miniature
+	$(IN_ENV) snakemake figures --cores $(CORES) --configfile config/smoke.yaml
+
+test: env ## Run the tests
+	$(IN_ENV) python -m pytest
+
+lint: env ## Check style and types
+	$(IN_ENV) ruff check
+	$(IN_ENV) ruff format --check
+	$(IN_ENV) mypy
+	$(IN_ENV) snakefmt --check Snakefile
+	$(IN_ENV) snakemake --lint
+
+format: env ## Put the code into style
+	$(IN_ENV) ruff check --fix
+	$(IN_ENV) ruff format
+	$(IN_ENV) snakefmt Snakefile
+
+lock: ## Resolve env/*.in anew into the locks (UPGRADE=1: to the newest versions)
+	@$(NEEDS_PYTHON)$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(COMPILE) env/cpu.in --excludes env/exclude.txt --output-file env/cpu.lock
+	$(COMPILE) env/cuda.in --output-file env/cuda.lock
+
+patches: env ## Write the patch series from its edited checkout (patches/vllm/*/README.md)
+	$(IN_ENV) harness patch export patches/vllm/0.32.0 build/edit/vllm-0.32.0
+
+clean: ## Remove the environment, what was built and all results
+	rm -rf .venv build results .snakemake env/bootstrap.log

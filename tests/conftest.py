@@ -1,0 +1,54 @@
+"""Puts the patched engine first on the path, so that `import vllm` in a test means the patched one."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from support.tokenizer import WordTokenizer
+
+from harness import patching
+from harness.errors import HarnessError
+
+ROOT = Path(__file__).parents[1]
+SERIES = ROOT / patching.VLLM_SERIES
+_TREE = ROOT / "build" / "tests" / "vllm"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    series = patching.read_series(SERIES)
+    try:
+        is_current = patching.read_manifest(_TREE)["patches_sha256"] == series.sha256
+    except HarnessError:
+        is_current = False
+    if not is_current:
+        patching.build(series, _TREE)
+    sys.path.insert(0, str(_TREE))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def engine_tree() -> Path:
+    return _TREE
+
+
+@pytest.fixture(scope="session")
+def series() -> patching.Series:
+    return patching.read_series(SERIES)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from harness import model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-qwen3"
+    model.make_tiny_qwen3(folder)
+    return folder
+
+
+@pytest.fixture
+def word_tokenizer() -> WordTokenizer:
+    return WordTokenizer()

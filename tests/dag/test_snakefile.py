@@ -1,0 +1,144 @@
+"""The DAG as a whole: what it would run, what it refuses, and what an interruption leaves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from harness import config
+
+_SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "all"]
+
+
+@pytest.fixture
+def copy(root: Path, tmp_path: Path) -> Path:
+    """A checkout of the project's files without anything made."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("Snakefile", "config", "figures", "harness", "patches", "profiles", "workloads"):
+        source = root / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    return folder
+
+
+def _snakemake(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*_SNAKEMAKE, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["cpu", "smoke"])
+def test_dry_run_has_every_cell_once(copy: Path, name: str) -> None:
+    run = _snakemake(copy, "figures", "--dry-run", "--configfile", f"config/{name}.yaml")
+    assert run.returncode == 0, run.stderr
+    cells = config.load(copy / "config" / f"{name}.yaml").cells
+    for cell in cells:
+        assert f"results/{name}/cells/{cell}\n" in run.stdout + run.stderr
+
+
+def test_cpu_config_is_the_default_and_figures_the_default_target(copy: Path) -> None:
+    explicit = _snakemake(copy, "figures", "--dry-run", "--quiet", "all")
+    assert explicit.returncode == 0, explicit.stderr
+    run = _snakemake(copy, "--dry-run")
+    assert "results/cpu/figures/fig3.png" in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"tier": "tpu"}, "tier: Input should be 'cpu' or 'gpu', not 'tpu'"),
+        ({"engine": {"block_size": 48}}, "engine.block_size: 48"),
+    ],
+)
+def test_bad_config_is_one_message_before_anything_runs(
+    copy: Path, edit: dict[str, object], message: str
+) -> None:
+    path = copy / "config" / "bad.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load((copy / "config/cpu.yaml").read_text()) | edit))
+    run = _snakemake(copy, "figures", "--configfile", "config/bad.yaml")
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (copy / "results").exists()
+    assert not (copy / "build").exists()
+
+
+def test_patch_that_does_not_apply_stops_the_run(copy: Path) -> None:
+    patch = next((copy / "patches" / "vllm").glob("*/0001-*.patch"))
+    patch.write_text(patch.read_text().replace(" class BlockPool:", " class BlockPond:"))
+    run = _snakemake(copy, "build/engines/vllm-0.32.0")
+    assert run.returncode != 0
+    assert f"{patch.name} does not apply" in run.stderr
+    assert list((copy / "build" / "engines").iterdir()) == []
+
+
+def _ours(folder: Path) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter(["cwd", "status"]):
+        if process.info["cwd"] == str(folder) and process.info["status"] != "zombie":
+            yield process
+
+
+def _wait_until_gone(folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while left := list(_ours(folder)):
+        assert time.monotonic() < deadline, [process.cmdline() for process in left]
+        time.sleep(0.1)
+
+
+@pytest.mark.engine
+def test_interrupted_run_goes_on_where_it_was(copy: Path) -> None:
+    content = yaml.safe_load((copy / "config/smoke.yaml").read_text())
+    content["workloads"]["docqa-quality"] |= {"documents": 10, "requests": 20, "window": 20}
+    content["experiments"] = {
+        "figure-3": content["experiments"]["figure-3"]
+        | {"policies": ["lru", "arc"], "cache_tokens": [20000]}
+    }
+    (copy / "config/smoke.yaml").write_text(yaml.safe_dump(content))
+    arguments = ["figures", "--configfile", "config/smoke.yaml"]
+    cells = copy / "results" / "smoke" / "cells"
+
+    for end in (signal.SIGKILL, signal.SIGINT):
+        run = subprocess.Popen(
+            [*_SNAKEMAKE, *arguments],
+            cwd=copy,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        # Until an engine is starting; the second time, with the first cell done.
+        done = 0 if end == signal.SIGKILL else 1
+        while not list(cells.glob(".*.partial")) or len(list(cells.glob("[!.]*"))) < done:
+            assert time.monotonic() < deadline
+            assert run.poll() is None
+            time.sleep(0.1)
+        if end == signal.SIGKILL:
+            run.kill()
+        else:
+            os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        run.wait(timeout=60)
+        _wait_until_gone(copy)
+
+    (finished,) = cells.glob("[!.]*")
+    measured = (finished / "summary.json").stat().st_mtime_ns
+    again = _snakemake(copy, *arguments)
+    assert again.returncode == 0, again.stderr
+    assert (finished / "summary.json").stat().st_mtime_ns == measured
+    assert len(list(cells.iterdir())) == 2
+    assert (copy / "results" / "smoke" / "figures" / "fig3.png").stat().st_size > 10_000
+    assert "Nothing to be done" in _snakemake(copy, *arguments).stderr
+    _wait_until_gone(copy)

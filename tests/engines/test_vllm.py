@@ -1,0 +1,232 @@
+"""Cells on the real CPU engine, through the command that the DAG runs."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from harness import config, model
+from workloads import docqa, file, vocabulary
+from workloads.docqa import DocQA
+from workloads.file import Header, Request, Workload
+
+pytestmark = pytest.mark.engine
+
+_CONFIG = {
+    "name": "test",
+    "tier": "cpu",
+    "engine": {"block_size": 32},
+    "workloads": {
+        "docqa": {
+            "kind": "docqa",
+            "documents": 30,
+            "requests": 80,
+            "window": 40,
+            "scale": 0.05,
+        }
+    },
+    "experiments": {
+        "patched": {
+            "workload": "docqa",
+            "policies": ["lru", "dbl", "arc"],
+            "cache_tokens": [25_000],
+            "seeds": [1],
+        },
+        "batch": {
+            "workload": "docqa",
+            "policies": ["arc"],
+            "cache_tokens": [100_000],
+            "batch_sizes": [8],
+            "seeds": [1],
+        },
+        "stock": {
+            "workload": "docqa",
+            "engine": "vllm-stock",
+            "policies": ["lru"],
+            "cache_tokens": [25_000],
+            "seeds": [1],
+        },
+    },
+}
+
+
+class Bench:
+    """A folder with a config, a model and a workload; measures cells in it, each once."""
+
+    def __init__(self, folder: Path, tiny_model: Path, engine_tree: Path) -> None:
+        self.folder, self.model, self.tree = folder, tiny_model, engine_tree
+        self.config = folder / "test.yaml"
+        self.config.write_text(yaml.safe_dump(_CONFIG))
+        self.cells = config.load(self.config).cells
+        self.workload = folder / "w.jsonl"
+        tokenizer, sha256 = model.load_tokenizer(str(tiny_model))
+        params = DocQA.model_validate(_CONFIG["workloads"]["docqa"])  # type: ignore[index]
+        workload = docqa.build("docqa", params, 1, tokenizer, sha256, vocabulary.words())
+        file.write(self.workload, workload)
+
+    def run(
+        self, cell: str, output: Path, workload: Path | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        tree = [] if "-vllm-stock-" in cell else ["--engine-tree", str(self.tree)]
+        return subprocess.run(
+            [sys.executable, "-m", "harness", "cell", str(self.config), cell]
+            + ["--model", str(self.model), "--workload", str(workload or self.workload)]
+            + ["--output", str(output), *tree],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def measure(self, engine: str, policy: str, batch_size: int = 1, again: bool = False) -> Path:
+        cell = next(
+            name
+            for name, spec in self.cells.items()
+            if (spec.engine, spec.policy, spec.batch_size) == (engine, policy, batch_size)
+        )
+        output = self.folder / (f"{cell}-again" if again else cell)
+        if not output.exists():
+            run = self.run(cell, output)
+            assert run.returncode == 0, run.stderr
+        return output
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, engine_tree: Path) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"), tiny_model, engine_tree)
+
+
+def _cached(folder: Path) -> list[int]:
+    return list(pd.read_parquet(folder / "requests.parquet")["cached_tokens"])
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+def test_patched_lru_is_naive_vllm_hit_for_hit(bench: Bench) -> None:
+    stock, patched = bench.measure("vllm-stock", "lru"), bench.measure("vllm", "lru")
+    assert _cached(stock) == _cached(patched)
+    assert sum(_cached(stock)) > 0
+    for folder, is_patched in ((stock, False), (patched, True)):
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert (provenance["engine"]["patches_sha256"] is not None) == is_patched
+        assert (str(bench.tree) in provenance["engine"]["imported_from"]) == is_patched
+
+
+def test_same_cell_twice_hits_the_same(bench: Bench) -> None:
+    assert _cached(bench.measure("vllm", "arc")) == _cached(
+        bench.measure("vllm", "arc", again=True)
+    )
+
+
+@pytest.mark.parametrize(("policy", "batch_size"), [("lru", 1), ("dbl", 1), ("arc", 1), ("arc", 8)])
+def test_cell_is_whole_and_valid(bench: Bench, policy: str, batch_size: int) -> None:
+    folder = bench.measure("vllm", policy, batch_size)
+    assert {path.name for path in folder.iterdir()} == {
+        "requests.parquet",
+        "telemetry.parquet",
+        "summary.json",
+        "provenance.json",
+        "engine.log",
+        "metrics.prom",
+    }
+    summary, requests = _summary(folder), pd.read_parquet(folder / "requests.parquet")
+    assert summary["valid"], summary["invalid_reason"]
+    assert len(requests) == summary["requests"] == 80
+    assert requests["cached_tokens"].sum() == summary["hit_tokens"]
+    assert summary["hit_rate"] == summary["hit_tokens"] / requests["prompt_tokens"].sum()
+    assert (requests["cached_tokens"] % 32 == 0).all()
+    assert (requests["cached_tokens"] <= 32 * requests["cached_blocks"]).all()
+    assert (requests["cached_blocks"] <= requests["queried_blocks"]).all()
+    assert (requests["sent_ns"] < requests["first_token_ns"]).all()
+    # The engine stamps arrivals with the wall clock, so a little slack where the two meet.
+    assert (requests["first_token_ns"] < requests["end_ns"] + 1_000_000).all()
+    assert f"Prefix cache eviction policy: {policy}" in (folder / "engine.log").read_text()
+
+
+def test_arc_telemetry_keeps_the_bounds(bench: Bench) -> None:
+    folder = bench.measure("vllm", "arc")
+    state = pd.read_parquet(folder / "telemetry.parquet")
+    blocks = _summary(folder)["cache_blocks"]
+    assert len(state) == 80
+    assert ((state["t1"] + state["t2"]) <= blocks).all()
+    assert ((state["t1"] + state["b1"]) <= blocks).all()
+    assert (state[["t1", "t2", "b1", "b2"]].sum(axis=1) <= 2 * blocks).all()
+    assert state["p"].between(0, blocks).all()
+    assert state["p"].max() > 0
+    assert state["evictions"].is_monotonic_increasing
+    # Nothing but the partial last block of the last prompt is without a hash once the cache is full.
+    assert (state["t1"] + state["t2"]).iloc[-1] >= blocks - 1
+    lru = pd.read_parquet(bench.measure("vllm", "lru") / "telemetry.parquet")
+    assert lru["t1"].isna().all()
+
+
+def test_scan_between_two_uses_evicts_the_hot_document_under_lru_only(bench: Bench) -> None:
+    rng = random.Random(0)
+    words = vocabulary.words()
+    names = ["hot", "hot", *(f"cold{i}" for i in range(12)), "hot"]
+    texts = {name: " ".join(rng.choices(words, k=280)) for name in dict.fromkeys(names)}
+    tokenizer, sha256 = model.load_tokenizer(str(bench.model))
+    requests = tuple(
+        Request(
+            request=number,
+            window=0,
+            document=name,
+            question=f"Q {rng.choice(words)}?",
+            prompt_tokens=320,
+            output_tokens=1,
+        )
+        for number, name in enumerate(names)
+    )
+    header = Header(
+        name="scan", seed=1, tokenizer=sha256, documents=len(texts), requests=len(names), params={}
+    )
+    file.write(bench.folder / "scan.jsonl", Workload(header, texts, requests))
+    last = {}
+    for policy in ("lru", "arc"):
+        cell = bench.measure("vllm", policy).name
+        output = bench.folder / f"scan-{policy}"
+        run = bench.run(cell, output, bench.folder / "scan.jsonl")
+        assert run.returncode == 0, run.stderr
+        last[policy] = _cached(output)[-1]
+    assert last["lru"] == 0
+    assert last["arc"] >= 256
+
+
+def test_cache_smaller_than_a_request_is_refused(bench: Bench) -> None:
+    workload = file.read(bench.workload)
+    longer = [r.model_copy(update={"prompt_tokens": 9999}) for r in workload.requests]
+    file.write(
+        bench.folder / "long.jsonl", Workload(workload.header, workload.texts, tuple(longer))
+    )
+    cell = next(iter(bench.cells))
+    run = bench.run(cell, bench.folder / "refused", bench.folder / "long.jsonl")
+    assert run.returncode == 1
+    assert "a cache of 4992 tokens cannot hold request 0" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (bench.folder / "refused").exists()
+
+
+def test_engine_that_dies_at_start_shows_its_log(bench: Bench, tmp_path: Path) -> None:
+    broken = tmp_path / "model"
+    broken.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (broken / name).symlink_to(bench.model / name)
+    (broken / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "qwen3"}')
+    cell = next(iter(bench.cells))
+    healthy, bench.model = bench.model, broken
+    try:
+        run = bench.run(cell, tmp_path / "cells" / "c")
+    finally:
+        bench.model = healthy
+    assert run.returncode == 1
+    assert "the engine died with exit code 1" in run.stderr
+    assert "NoSuchModel" in run.stderr
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == ["c.failed.log"]

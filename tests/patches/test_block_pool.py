@@ -1,0 +1,118 @@
+"""Random use of the patched pool through its public methods never breaks what must hold."""
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.pool import Pool, chain_hashes
+
+_CAPACITY = 12
+
+
+class PoolMachine(RuleBasedStateMachine):
+    policy = "arc"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = Pool(self.policy, _CAPACITY)
+        self.running: list[tuple[list[bytes], list[Any]]] = []
+        self.preempted: list[list[bytes]] = []
+
+    def _start(self, hashes: list[bytes], partial: int, is_resumed: bool) -> bool:
+        started = self.pool.start(hashes, partial, is_resumed)
+        if started is not None:
+            self.running.append((hashes, started[0]))
+        return started is not None
+
+    @rule(family=st.integers(0, 4), length=st.integers(0, 6), own=st.integers(0, 2),
+          partial=st.integers(0, 2))
+    def start(self, family: int, length: int, own: int, partial: int) -> None:
+        shared = [family * 10 + i for i in range(length)]
+        self._start(chain_hashes(*shared, *range(1000, 1000 + own)), partial, False)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        _, blocks = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.pool.finish(blocks)
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def preempt(self) -> None:
+        hashes, blocks = self.running.pop()
+        self.pool.finish(blocks)
+        self.preempted.append(hashes)
+
+    @precondition(lambda self: self.preempted)
+    @rule()
+    def resume(self) -> None:
+        if self._start(self.preempted[-1], 0, True):
+            self.preempted.pop()
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def decode(self) -> None:
+        """A block taken without a hash gets one that nobody announced."""
+        from support.pool import BLOCK_SIZE, FakeRequest
+
+        hashes, blocks = self.running[-1]
+        if len(blocks) > len(hashes):
+            hashes.append(chain_hashes(77, len(hashes))[1])
+            self.pool.pool.cache_full_blocks(
+                FakeRequest(hashes), blocks, len(hashes) - 1, len(hashes), BLOCK_SIZE, 0
+            )
+
+    @rule(block_ids=st.sets(st.integers(1, _CAPACITY), max_size=3))
+    def evict(self, block_ids: set[int]) -> None:
+        self.pool.pool.evict_blocks(block_ids)
+
+    @rule()
+    def reset(self) -> None:
+        assert self.pool.pool.reset_prefix_cache() == (not self.running)
+
+    @invariant()
+    def no_block_is_lost_or_doubled(self) -> None:
+        free = [b.block_id for b in self.pool.pool.free_block_queue.get_all_free_blocks()]
+        used = {b.block_id for _, blocks in self.running for b in blocks}
+        assert len(free) == len(set(free)) == self.pool.pool.get_num_free_blocks()
+        assert sorted([*free, *used]) == list(range(1, _CAPACITY + 1))
+
+    @invariant()
+    def unhashed_free_blocks_come_first(self) -> None:
+        hashed = [
+            b.block_hash is not None for b in self.pool.pool.free_block_queue.get_all_free_blocks()
+        ]
+        assert hashed == sorted(hashed)
+
+    @invariant()
+    def lists_keep_their_bounds(self) -> None:
+        stats = self.pool.policy.get_stats()
+        assert stats["t1"] + stats["t2"] <= _CAPACITY
+        assert stats["t1"] + stats["b1"] <= _CAPACITY
+        assert sum(stats[name] for name in ("t1", "t2", "b1", "b2")) <= 2 * _CAPACITY
+        assert 0 <= stats["p"] <= _CAPACITY
+
+    @invariant()
+    def sizes_count_every_hashed_block(self) -> None:
+        stats = self.pool.policy.get_stats()
+        hashed = sum(block.block_hash is not None for block in self.pool.pool.blocks)
+        assert stats["t1"] + stats["t2"] == hashed
+
+    @invariant()
+    def ghosts_are_not_resident(self) -> None:
+        resident = {block.block_hash for block in self.pool.pool.blocks if block.block_hash}
+        for ghosts in self.pool.policy._ghosts:
+            assert resident.isdisjoint(ghosts)
+
+
+class DBLPoolMachine(PoolMachine):
+    policy = "dbl"
+
+
+@pytest.mark.parametrize("machine", [PoolMachine, DBLPoolMachine])
+def test_pool(machine: type[PoolMachine]) -> None:
+    case = machine.TestCase
+    case.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+    case("runTest").runTest()

@@ -1,0 +1,1 @@
+"""What several tests need: an independent reference, drivers, stand-ins."""

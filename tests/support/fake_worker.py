@@ -1,0 +1,39 @@
+"""Stands in for ``harness.engines.worker`` to prove what its supervisor does; measures nothing.
+
+``FAKE_WORKER`` says how it behaves.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from harness.cell import SUMMARY, WorkerOrder
+from harness.engines.worker import _die_with
+
+
+def main() -> None:
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    order = WorkerOrder.model_validate_json(sys.argv[1])
+    behaviour = os.environ["FAKE_WORKER"]
+    print("the engine's own log")
+    with os.fdopen(order.progress_fd, "w", buffering=1) as progress:
+        child = subprocess.Popen(["sleep", "300"])
+        print(f"pids {os.getpid()} {child.pid}", file=progress)
+        if behaviour == "die":
+            print("ValueError: no such device")
+            sys.exit(3)
+        if behaviour == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if behaviour == "hang":
+            time.sleep(300)
+        if behaviour == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(300)
+    (order.folder / SUMMARY).write_text('{"ok": true}')
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workloads import corpus
+from workloads.corpus import Entry, LengthLaw
+from workloads.file import WorkloadError
+
+
+def _lines(*entries: dict[str, Any]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+_A = {"id": "a", "document": "x y z", "questions": ["Who?", "What?"]}
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz"])
+def test_reads_plain_and_gzip(tmp_path: Path, name: str) -> None:
+    content = _lines(_A, _A | {"id": "b", "split": "extra keys are fine"}).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert [entry.id for entry in corpus.read(tmp_path / name)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_lines(_A, {"id": "b", "document": "x"}), "line 2: questions: Field required"),
+        (_lines(_A, _A | {"id": "b", "questions": []}), "line 2: questions"),
+        (_lines(_A) + "{", "line 2: .*JSON"),
+        (_lines(_A, _A), "2 documents with 1 different ids"),
+        ("", "0 documents"),
+    ],
+)
+def test_bad_line_is_refused_with_number_and_reason(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    (tmp_path / "c.jsonl").write_text(content)
+    with pytest.raises(WorkloadError, match=reason):
+        corpus.read(tmp_path / "c.jsonl")
+
+
+def test_truncated_gzip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(_lines(_A).encode() * 999)[:-20])
+    with pytest.raises(WorkloadError, match="cannot be read"):
+        corpus.read(tmp_path / "c.jsonl.gz")
+
+
+def test_resize_cuts_pieces_that_share_nothing(word_tokenizer: Any) -> None:
+    entries = [
+        Entry(id=name, document=" ".join(f"{name}{i}" for i in range(100)), questions=("Q?",))
+        for name in "abc"
+    ]
+    law = LengthLaw(mean=30, sd=3, shortest=20, longest=40)
+    pieces = corpus.resize(entries, 8, law, word_tokenizer, random.Random(0))
+    words = [word for piece in pieces for word in piece.document.split()]
+    assert len(words) == len(set(words))
+    assert sum(len(p.document.split()) for p in pieces) / 8 == pytest.approx(30, abs=1)
+    with pytest.raises(WorkloadError, match="text for .* documents .* not 20"):
+        corpus.resize(entries, 20, law, word_tokenizer, random.Random(0))
+
+
+def test_qmsum_fills_quality(root: Path, tiny_model: Path) -> None:
+    from harness import model
+
+    path = root.parent / "shared" / "data" / "qmsum" / "qmsum.jsonl.gz"
+    if not path.exists():
+        pytest.skip("the QMSum corpus is not here")
+    tokenizer, _ = model.load_tokenizer(str(tiny_model))
+    law = LengthLaw(mean=721, sd=162, shortest=250, longest=1187)
+    pieces = corpus.resize(corpus.read(path), 381, law, tokenizer, random.Random(0))
+    lengths = [len(tokenizer.encode(piece.document)) for piece in pieces]
+    assert sum(lengths) / len(lengths) == pytest.approx(721, rel=0.02)
