@@ -1,6 +1,7 @@
 """The one place that knows the order: patches, model and workloads make cells, cells make figures."""
 
 import os
+import shlex
 import sys
 
 from harness import config as configs
@@ -8,7 +9,6 @@ from harness import model as models
 from harness import patching
 from harness import runlock
 from harness.errors import HarnessError
-
 
 if not config:
 
@@ -22,27 +22,32 @@ try:
 except HarnessError as error:
     sys.exit(f"error: {error}")
 
+# Jobs run the Python that runs Snakemake, also when its environment is not activated.
+shell.prefix(
+    # The first part is Snakemake's own prefix, which this replaces.
+    "set -euo pipefail; "
+    f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+)
+
 CELLS = CONFIG.cells
-HARNESS = f"{sys.executable} -m harness"
+# Cells that will be compared run one after the other, so that a machine whose speed drifts does
+# little harm to their ratio.
+CELL_ORDER = sorted(
+    CELLS,
+    key=lambda cell: (
+        CELLS[cell].workload,
+        CELLS[cell].batch_size,
+        CELLS[cell].cache_blocks,
+        CELLS[cell].seed,
+        CELLS[cell].engine,
+        CELLS[cell].policy,
+    ),
+)
 RESULTS = f"results/{CONFIG.name}"
 ENGINE_TREE = f"build/engines/{SERIES.engine}-{SERIES.version}"
-MODEL = CONFIG.model.source
-if MODEL == models.TINY_QWEN3:
-    MODEL = f"build/models/{models.TINY_QWEN3}"
-
-
-def made_model(wildcards):
-    """The model's folder if it is made here; a folder of the user's or a hub id is no job's output."""
-    return [MODEL] if CONFIG.model.source == models.TINY_QWEN3 else []
-
-
-def cell_workload(wildcards):
-    spec = CELLS[wildcards.cell]
-    return f"build/workloads/{CONFIG.name}/{spec.workload}-s{spec.seed}.jsonl"
-
-
-def cell_engine_tree(wildcards):
-    return [ENGINE_TREE] if CELLS[wildcards.cell].engine == "vllm" else []
+TINY_MODEL = f"build/models/{models.TINY_QWEN3}"
+# No job makes a model that the user named; a hub id is not even a file.
+MODEL_INPUT = [TINY_MODEL] if CONFIG.model.source == models.TINY_QWEN3 else []
 
 
 wildcard_constraints:
@@ -77,50 +82,79 @@ rule engine_tree:
         SERIES.folder / "base.sha256",
     output:
         directory(ENGINE_TREE),
+    log:
+        "build/logs/engine_tree.log",
+    conda:
+        "env/conda.yaml"
     params:
-        series=str(SERIES.folder),
+        series=SERIES.folder,
     shell:
-        "{HARNESS} patch build {params.series} {output}"
+        "python -m harness patch build {params.series} {output} 2>&1 | tee -i {log}"
 
 
 rule tiny_model:
     output:
-        directory(f"build/models/{models.TINY_QWEN3}"),
+        directory(TINY_MODEL),
+    log:
+        "build/logs/tiny_model.log",
+    conda:
+        "env/conda.yaml"
     shell:
-        "{HARNESS} model {output}"
+        "python -m harness model {output} 2>&1 | tee -i {log}"
 
 
 rule workload:
     """The requests of one workload and seed, the same for every cell that has both."""
     input:
-        made_model,
+        model=MODEL_INPUT,
     output:
         f"build/workloads/{CONFIG.name}/{{workload}}-s{{seed}}.jsonl",
+    log:
+        f"build/logs/{CONFIG.name}-{{workload}}-s{{seed}}.log",
+    conda:
+        "env/conda.yaml"
     params:
+        config=CONFIG_FILE,
+        model=lambda wildcards, input: input.model or CONFIG.model.source,
         # So that a changed parameter makes it anew.
         spec=lambda wildcards: CONFIG.workloads[wildcards.workload].model_dump_json(),
     shell:
-        "{HARNESS} workload {CONFIG_FILE} {wildcards.workload} {wildcards.seed}"
-        " --model {MODEL} --output {output}"
+        "python -m harness workload {params.config} {wildcards.workload} {wildcards.seed}"
+        " --model {params.model} --output {output} 2>&1 | tee -i {log}"
 
 
 rule cell:
     """One measurement with an engine of its own; never two at a time."""
     input:
-        made_model,
-        workload=cell_workload,
-        tree=cell_engine_tree,
+        model=MODEL_INPUT,
+        workload=lambda wildcards: (
+            f"build/workloads/{CONFIG.name}/"
+            f"{CELLS[wildcards.cell].workload}-s{CELLS[wildcards.cell].seed}.jsonl"
+        ),
+        tree=lambda wildcards: (
+            [ENGINE_TREE] if CELLS[wildcards.cell].engine == "vllm" else []
+        ),
     output:
         directory(f"{RESULTS}/cells/{{cell}}"),
-    params:
-        spec=lambda wildcards: CELLS[wildcards.cell].model_dump_json(),
-        tree=lambda wildcards, input: f"--engine-tree {input.tree}" if input.tree else "",
+    log:
+        f"{RESULTS}/logs/{{cell}}.log",
+    priority: lambda wildcards: len(CELL_ORDER) - CELL_ORDER.index(wildcards.cell)
+    conda:
+        "env/conda.yaml"
     threads: workflow.cores
     resources:
         engine=1,
+    params:
+        config=CONFIG_FILE,
+        model=lambda wildcards, input: input.model or CONFIG.model.source,
+        # So that a changed cell is measured anew.
+        spec=lambda wildcards: CELLS[wildcards.cell].model_dump_json(),
+        tree=lambda wildcards, input: (
+            f"--engine-tree {input.tree}" if input.tree else ""
+        ),
     shell:
-        "{HARNESS} cell {CONFIG_FILE} {wildcards.cell} --model {MODEL}"
-        " --workload {input.workload} {params.tree} --output {output}"
+        "python -m harness cell {params.config} {wildcards.cell} --model {params.model}"
+        " --workload {input.workload} {params.tree} --output {output} 2>&1 | tee -i {log}"
 
 
 rule cells_table:
@@ -128,16 +162,27 @@ rule cells_table:
         expand(f"{RESULTS}/cells/{{cell}}", cell=CELLS),
     output:
         f"{RESULTS}/cells.csv",
+    log:
+        f"{RESULTS}/logs/cells_table.log",
+    conda:
+        "env/conda.yaml"
     shell:
-        "{HARNESS} table {input} --output {output}"
+        "python -m harness table {input} --output {output} 2>&1 | tee -i {log}"
 
 
 rule figure_3:
     input:
-        f"{RESULTS}/cells.csv",
-        "figures/paper.csv",
+        cells=f"{RESULTS}/cells.csv",
+        paper="figures/paper.csv",
     output:
         png=f"{RESULTS}/figures/fig3.png",
         pdf=f"{RESULTS}/figures/fig3.pdf",
+    log:
+        f"{RESULTS}/logs/fig3.log",
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
     shell:
-        "{sys.executable} -m figures.fig3 {CONFIG_FILE} {input[0]} {output.png} {output.pdf}"
+        "python -m figures.fig3 {params.config} {input.cells} {output.png} {output.pdf}"
+        " 2>&1 | tee -i {log}"

@@ -52,16 +52,15 @@ def draw(cells: pd.DataFrame, config: Config) -> Figure:
     _papers(hit_rate, "fig3a")
     _stock(hit_rate, stock, "hit_rate")
     hit_rate.set(title="(a) Hit rate", ylabel="hit rate (cached / queried prompt tokens)")
-    hit_rate.set_ylim(bottom=0)
 
     _ours(ttft, patched, "ttft_mean_ms")
     _stock(ttft, stock, "ttft_mean_ms")
     ttft.set(title="(b) Mean TTFT, measured here", ylabel="ms")
-    ttft.set_ylim(bottom=0)
     ttft.tick_params(labelbottom=False)
     _papers(ttft_paper, "fig3b")
     ttft_paper.set(title=f"(b) Mean TTFT, paper ({paper.SETTING})", ylabel="ms")
-    ttft_paper.set_ylim(bottom=0)
+    for axes in (hit_rate, ttft, ttft_paper):
+        axes.set_ylim(0, axes.dataLim.y1 * 1.1)
     for axes in (hit_rate, ttft_paper):
         axes.set_xlabel("KV cache size, thousand tokens at the paper's scale")
 
@@ -88,7 +87,9 @@ def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
 
 
 def _papers(axes: Axes, figure: str) -> None:
-    for policy, points in paper.points(figure).groupby("policy"):
+    table = paper.points(figure)
+    for policy in POLICIES:
+        points = table[table["policy"] == policy]
         axes.plot(
             points["x"] / 1000,
             points["value"],
@@ -120,7 +121,15 @@ def _legend(patched: pd.DataFrame, stock: pd.DataFrame) -> list[Line2D]:
     )
     if patched.groupby(["x", "policy"])["seed"].nunique().max() > 1:
         handles.append(
-            Line2D([], [], color="grey", marker="|", markersize=12, linestyle="", label="seeds, min to max")
+            Line2D(
+                [],
+                [],
+                color="grey",
+                marker="|",
+                markersize=12,
+                linestyle="",
+                label="seeds, min to max",
+            )
         )
     return handles
 
@@ -133,8 +142,9 @@ def _face(cells: pd.DataFrame, config: Config, invalid: int) -> str:
     face = (
         f"{config.name}: tier {config.tier}, real vLLM engine, model {config.model.source} "
         f"({config.model.dtype}), block size {config.engine.block_size}\n"
-        f"doc-QA on {corpus}, documents and cache at 1/{1 / workload.scale:g} of the paper's size, "
-        f"{requests} of the paper's 3,072 requests, batch size 1, seeds "
+        f"doc-QA on {workload.documents} documents of {corpus}, documents and cache at "
+        f"1/{1 / workload.scale:g} of the paper's size, {requests} of the paper's 3,072 requests, "
+        "batch size 1, seeds "
         f"{', '.join(map(str, sorted(cells['seed'].unique())))}"
     )
     return face + (f"; {invalid} invalid cells not drawn" if invalid else "")

@@ -37,6 +37,8 @@ REQUESTS, TELEMETRY, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
     "metrics.prom",
 )
 
+# Where the engine puts its temporary files, so that none are left.
+_TEMPORARY = "tmp"
 _WORKER = "harness.engines.worker"
 # An engine that shows no progress for so long is taken for hung.
 STALL_SECONDS = 600.0
@@ -127,6 +129,7 @@ def run(
             raise HarnessError(
                 f"cell {spec.id}: {reason}. Last lines of its log ({failed_log}):\n{tail}"
             )
+        shutil.rmtree(partial / _TEMPORARY)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     finally:
@@ -156,7 +159,9 @@ def _worker(
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in process, as the paper measures
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONHASHSEED": "0",  # vLLM seeds its block hashes with it
+        "TMPDIR": str((folder / _TEMPORARY).resolve()),
     }
+    (folder / _TEMPORARY).mkdir()
     search_path = [str(tree.resolve()) for tree in (engine_tree,) if tree]
     environment["PYTHONPATH"] = os.pathsep.join([*search_path, *_own_search_path()])
     with os.fdopen(reading) as progress, (folder / ENGINE_LOG).open("wb") as log:
@@ -181,9 +186,7 @@ def _own_search_path() -> list[str]:
     return [str(Path(__file__).parents[1]), *([given] if given else [])]
 
 
-def _watch(
-    spec: CellSpec, process: subprocess.Popen[bytes], progress: IO[str]
-) -> str | None:
+def _watch(spec: CellSpec, process: subprocess.Popen[bytes], progress: IO[str]) -> str | None:
     """Show progress until the worker ends; return what went wrong, if anything.
 
     Raises:

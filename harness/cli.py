@@ -158,5 +158,3 @@ def _cell(arguments: argparse.Namespace) -> None:
         patches_sha256=patches_sha256,
         folder=arguments.output,
     )
-
-

@@ -103,8 +103,8 @@ class Config(_Section):
             longest = self.workloads[experiment.workload].length_max
             if min(experiment.cache_tokens) < longest:
                 raise ValueError(
-                    f"{where}.cache_tokens: {min(experiment.cache_tokens)} tokens are less than one "
-                    f"request of {experiment.workload} can need ({longest}, its length_max)"
+                    f"{where}.cache_tokens: {min(experiment.cache_tokens)} tokens are less than "
+                    f"one request of {experiment.workload} can need ({longest}, its length_max)"
                 )
         return self
 

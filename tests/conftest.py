@@ -1,4 +1,4 @@
-"""Puts the patched engine first on the path, so that `import vllm` in a test means the patched one."""
+"""Puts the patched engine first on the path: `import vllm` in a test means the patched one."""
 
 import sys
 from pathlib import Path

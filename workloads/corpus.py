@@ -1,6 +1,8 @@
 """Documents with questions: made from a seed, or read from a file of real text.
 
-A corpus file is JSON lines, plain or gzip: ``{"id": "...", "document": "...", "questions": ["..."]}``.
+A corpus file is JSON lines, plain or gzip::
+
+    {"id": "...", "document": "...", "questions": ["..."]}
 """
 
 import gzip
@@ -168,9 +170,11 @@ def cut(text: str, length: int, tokenizer: Tokenizer) -> str:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        yield from file
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    # Not splitlines(), which also splits at separators that JSON allows inside a string.
+    yield from content.decode().removesuffix("\n").split("\n")
 
 
 def _words(count: int, words: Sequence[str], rng: random.Random) -> str:

@@ -43,7 +43,7 @@ class DocQA(BaseModel):
 
     @property
     def law(self) -> LengthLaw:
-        """The lengths of documents: of prompts at this scale, less a question, which stays whole."""
+        """The lengths of documents: those of prompts at this scale, less a whole question."""
         return LengthLaw(
             mean=self.length_mean * self.scale - corpus.QUESTION_TOKENS,
             sd=self.length_sd * self.scale,

@@ -8,9 +8,9 @@ Line 1 is the header, then come the documents, then the requests in the order th
     {"request": 0, "window": 0, "document": "d17", "question": "...",
      "prompt_tokens": 731, "output_tokens": 1}
 
-The prompt of a request is its document, one space and its question. ``prompt_tokens`` counts it with
-the tokenizer whose ``tokenizer.json`` has the header's sha256. The header's counts tell a whole
-file from a truncated one.
+The prompt of a request is its document, one space and its question. ``prompt_tokens`` counts it
+with the tokenizer that the header's sha256 names. The header's counts tell a whole file from a
+truncated one.
 """
 
 import os
@@ -147,7 +147,9 @@ def _parse(path: Path, number: int, line: str, kind: type[_L]) -> _L:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _bad_line(
-            path, number, f"not a {kind.__name__.lower()}: {where + ': ' if where else ''}{first['msg']}"
+            path,
+            number,
+            f"not a {kind.__name__.lower()}: {where + ': ' if where else ''}{first['msg']}",
         ) from None
 
 

@@ -1,8 +1,8 @@
 """Records of requests and policy state, the summary made of them, and the verdict on both.
 
 ``requests.parquet`` has one row a request, ``telemetry.parquet`` one row a batch; the dataclasses
-below are their columns. Key names in ``summary.json`` are those of ``vllm bench serve`` where it has
-one.
+below are their columns. Key names in ``summary.json`` are those of ``vllm bench serve`` where it
+has one.
 """
 
 import dataclasses
@@ -66,24 +66,25 @@ class TelemetryRecord:
     evictions: int | None
 
 
+def _integers(names: str, suffix: str = "") -> "list[pa.Field[pa.DataType]]":
+    return [pa.field(f"{name}{suffix}", pa.int64()) for name in names.split()]
+
+
 _REQUEST_SCHEMA = pa.schema(
     [
-        *((name, pa.int64()) for name in ("request", "session", "turn", "window")),
-        *(
-            (f"{name}_ns", pa.int64())
-            for name in ("scheduled", "sent", "first_byte", "first_token", "end")
-        ),
-        *((f"{name}_tokens", pa.int64()) for name in ("prompt", "cached", "output")),
-        *((f"{name}_blocks", pa.int64()) for name in ("queried", "cached")),
-        ("status", pa.string()),
-        ("error", pa.string()),
+        *_integers("request session turn window"),
+        *_integers("scheduled sent first_byte first_token end", "_ns"),
+        *_integers("prompt cached output", "_tokens"),
+        *_integers("queried cached", "_blocks"),
+        pa.field("status", pa.string()),
+        pa.field("error", pa.string()),
     ]
 )
 _TELEMETRY_SCHEMA = pa.schema(
     [
-        *((name, pa.int64()) for name in ("request", "t1", "t2", "b1", "b2")),
-        ("p", pa.float64()),
-        ("evictions", pa.int64()),
+        *_integers("request t1 t2 b1 b2"),
+        pa.field("p", pa.float64()),
+        *_integers("evictions"),
     ]
 )
 
@@ -153,9 +154,7 @@ def summarize(
     return summary
 
 
-def invalid_reasons(
-    rows: Sequence[RequestRecord], before: Counters, after: Counters
-) -> list[str]:
+def invalid_reasons(rows: Sequence[RequestRecord], before: Counters, after: Counters) -> list[str]:
     """Return why a cell's numbers cannot be trusted; nothing if they can."""
     reasons = []
     failed = sum(row.status != "ok" for row in rows)

@@ -75,9 +75,11 @@ class Bench:
     ) -> "subprocess.CompletedProcess[str]":
         tree = [] if "-vllm-stock-" in cell else ["--engine-tree", str(self.tree)]
         return subprocess.run(
-            [sys.executable, "-m", "harness", "cell", str(self.config), cell]
-            + ["--model", str(self.model), "--workload", str(workload or self.workload)]
-            + ["--output", str(output), *tree],
+            [
+                *(sys.executable, "-m", "harness", "cell", str(self.config), cell),
+                *("--model", str(self.model), "--workload", str(workload or self.workload)),
+                *("--output", str(output), *tree),
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -162,7 +164,7 @@ def test_arc_telemetry_keeps_the_bounds(bench: Bench) -> None:
     assert state["p"].between(0, blocks).all()
     assert state["p"].max() > 0
     assert state["evictions"].is_monotonic_increasing
-    # Nothing but the partial last block of the last prompt is without a hash once the cache is full.
+    # Once the cache is full, only the partial last block of a prompt is without a hash.
     assert (state["t1"] + state["t2"]).iloc[-1] >= blocks - 1
     lru = pd.read_parquet(bench.measure("vllm", "lru") / "telemetry.parquet")
     assert lru["t1"].isna().all()
@@ -173,7 +175,7 @@ def test_scan_between_two_uses_evicts_the_hot_document_under_lru_only(bench: Ben
     words = vocabulary.words()
     names = ["hot", "hot", *(f"cold{i}" for i in range(12)), "hot"]
     texts = {name: " ".join(rng.choices(words, k=280)) for name in dict.fromkeys(names)}
-    tokenizer, sha256 = model.load_tokenizer(str(bench.model))
+    _, sha256 = model.load_tokenizer(str(bench.model))
     requests = tuple(
         Request(
             request=number,

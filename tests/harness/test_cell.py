@@ -114,7 +114,12 @@ from harness.cell import CellSpec
 cell._WORKER = "support.fake_worker"
 spec = CellSpec.model_validate_json({spec!r})
 cli._cell = lambda arguments: cell.run(
-    spec, model="m", workload=Path("w"), engine_tree=None, patches_sha256=None, folder=Path({folder!r})
+    spec,
+    model="m",
+    workload=Path("w"),
+    engine_tree=None,
+    patches_sha256=None,
+    folder=Path({folder!r}),
 )
 sys.exit(cli.main(["cell", "c", "i", "--model", "m", "--workload", "w", "--output", "o"]))
 """

@@ -62,7 +62,11 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("experiments.one.policies", ["mru"], r"policies.0: Input should be 'lru', 'dbl' or 'arc', not 'mru'"),
+        (
+            "experiments.one.policies",
+            ["mru"],
+            r"policies.0: Input should be 'lru', 'dbl' or 'arc', not 'mru'",
+        ),
         ("experiments.one.cache_tokens", [5000], r"5000 tokens are less than one request"),
         ("experiments.one.workload", "other", r"'other' is none of the workloads"),
         ("experiments.one.engine", "vllm-stock", r"vllm-stock has no policies"),
@@ -75,7 +79,11 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ("name", "No Spaces", r"name: .*not 'No Spaces'"),
         ("workloads.docqa-quality.scale", 2, r"scale: .* less than or equal to 1, not 2"),
         ("workloads.docqa-quality.corpus", "none.jsonl", r"no such file: none.jsonl"),
-        ("model", {"source": "./none"}, r"model.source: ./none is not a model folder: it has no config.json"),
+        (
+            "model",
+            {"source": "./none"},
+            r"model.source: ./none is not a model folder: it has no config.json",
+        ),
     ],
 )
 def test_bad_value_names_key_value_and_what_is_allowed(

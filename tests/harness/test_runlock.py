@@ -9,7 +9,13 @@ import pytest
 from harness import runlock
 from harness.errors import HarnessError
 
-_HOLD = "import sys; from harness import runlock; runlock.acquire(sys.argv[1]); print('held', flush=True); input()"
+_HOLD = """
+import sys
+from harness import runlock
+runlock.acquire(sys.argv[1])
+print("held", flush=True)
+input()
+"""
 
 
 def _holder(root: Path, folder: Path) -> "subprocess.Popen[str]":

@@ -26,8 +26,12 @@ class PoolMachine(RuleBasedStateMachine):
             self.running.append((hashes, started[0]))
         return started is not None
 
-    @rule(family=st.integers(0, 4), length=st.integers(0, 6), own=st.integers(0, 2),
-          partial=st.integers(0, 2))
+    @rule(
+        family=st.integers(0, 4),
+        length=st.integers(0, 6),
+        own=st.integers(0, 2),
+        partial=st.integers(0, 2),
+    )
     def start(self, family: int, length: int, own: int, partial: int) -> None:
         shared = [family * 10 + i for i in range(length)]
         self._start(chain_hashes(*shared, *range(1000, 1000 + own)), partial, False)

@@ -163,7 +163,7 @@ def test_pinned_list_leaves_the_eviction_to_the_other() -> None:
 
 
 def test_a_chain_may_evict_and_take_back_its_own_orphan() -> None:
-    # The head is gone and the tail is not: the tail is evicted to make room for the very hash it had.
+    # The head is gone and the tail is not: the tail makes room for the very hash it had.
     pool = Pool("arc", 2)
     hashes = chain_hashes(1, 2)
     started = pool.start(hashes)

@@ -59,7 +59,7 @@ def test_resize_cuts_pieces_that_share_nothing(word_tokenizer: Any) -> None:
     words = [word for piece in pieces for word in piece.document.split()]
     assert len(words) == len(set(words))
     assert sum(len(p.document.split()) for p in pieces) / 8 == pytest.approx(30, abs=1)
-    with pytest.raises(WorkloadError, match="text for .* documents .* not 20"):
+    with pytest.raises(WorkloadError, match=r"text for .* documents .* not 20"):
         corpus.resize(entries, 20, law, word_tokenizer, random.Random(0))
 
 

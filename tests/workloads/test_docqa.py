@@ -91,7 +91,5 @@ print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())
         ).stdout.strip()
         for hash_seed in ("1", "2")
     }
-    assert digests == {
-        "65f022a1d1abff3d47b263cfe91d1ec6d68ff3efafd4b3f6c8d631f221c9dc88"
-    }
+    assert digests == {"65f022a1d1abff3d47b263cfe91d1ec6d68ff3efafd4b3f6c8d631f221c9dc88"}
     assert file.read(tmp_path / "1.jsonl").header.requests == 30
