@@ -89,7 +89,7 @@ rule engine_tree:
     params:
         series=SERIES.folder,
     shell:
-        "python -m harness patch build {params.series} {output} 2>&1 | tee -i {log}"
+        "python -m harness patch build {params.series} {output} 2>&1 | tee -i {log} >&2"
 
 
 rule tiny_model:
@@ -100,7 +100,7 @@ rule tiny_model:
     conda:
         "env/conda.yaml"
     shell:
-        "python -m harness model {output} 2>&1 | tee -i {log}"
+        "python -m harness model {output} 2>&1 | tee -i {log} >&2"
 
 
 rule workload:
@@ -120,7 +120,7 @@ rule workload:
         spec=lambda wildcards: CONFIG.workloads[wildcards.workload].model_dump_json(),
     shell:
         "python -m harness workload {params.config} {wildcards.workload} {wildcards.seed}"
-        " --model {params.model} --output {output} 2>&1 | tee -i {log}"
+        " --model {params.model} --output {output} 2>&1 | tee -i {log} >&2"
 
 
 rule cell:
@@ -154,7 +154,7 @@ rule cell:
         ),
     shell:
         "python -m harness cell {params.config} {wildcards.cell} --model {params.model}"
-        " --workload {input.workload} {params.tree} --output {output} 2>&1 | tee -i {log}"
+        " --workload {input.workload} {params.tree} --output {output} 2>&1 | tee -i {log} >&2"
 
 
 rule cells_table:
@@ -167,7 +167,7 @@ rule cells_table:
     conda:
         "env/conda.yaml"
     shell:
-        "python -m harness table {input} --output {output} 2>&1 | tee -i {log}"
+        "python -m harness table {input} --output {output} 2>&1 | tee -i {log} >&2"
 
 
 rule figure_3:
@@ -185,4 +185,4 @@ rule figure_3:
         config=CONFIG_FILE,
     shell:
         "python -m figures.fig3 {params.config} {input.cells} {output.png} {output.pdf}"
-        " 2>&1 | tee -i {log}"
+        " 2>&1 | tee -i {log} >&2"

@@ -174,7 +174,8 @@ def _lines(path: Path) -> Iterator[str]:
     if path.suffix == ".gz":
         content = gzip.decompress(content)
     # Not splitlines(), which also splits at separators that JSON allows inside a string.
-    yield from content.decode().removesuffix("\n").split("\n")
+    if content:
+        yield from content.decode().removesuffix("\n").split("\n")
 
 
 def _words(count: int, words: Sequence[str], rng: random.Random) -> str:

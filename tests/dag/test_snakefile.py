@@ -26,6 +26,8 @@ def copy(root: Path, tmp_path: Path) -> Path:
     for name in ("Snakefile", "config", "figures", "harness", "patches", "profiles", "workloads"):
         source = root / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    (folder / "env").mkdir()
+    shutil.copy(root / "env" / "conda.yaml", folder / "env")
     return folder
 
 
@@ -78,7 +80,7 @@ def test_bad_config_is_one_message_before_anything_runs(
 
 def test_patch_that_does_not_apply_stops_the_run(copy: Path) -> None:
     patch = next((copy / "patches" / "vllm").glob("*/0001-*.patch"))
-    patch.write_text(patch.read_text().replace(" class BlockPool:", " class BlockPond:"))
+    patch.write_text(patch.read_text().replace("\n         # Cache for block lookup\n", "\n         # Other\n"))
     run = _snakemake(copy, "build/engines/vllm-0.32.0")
     assert run.returncode != 0
     assert f"{patch.name} does not apply" in run.stderr

@@ -131,7 +131,9 @@ def test_ghost_hit_adapts_before_the_eviction_and_enters_t2() -> None:
 
 
 def test_hash_in_two_blocks_becomes_a_ghost_with_the_last() -> None:
-    pool = Pool("arc", 3)
+    pool = Pool("arc", 4)
+    for content in (9, 9):  # T2, so that T1 leaves room for ghosts
+        pool.access(content)
     first = pool.start(chain_hashes(1))
     assert first is not None
     # A second block gets the same hash, as the last block of a repeated prompt does.
