@@ -20,7 +20,8 @@ from harness.errors import HarnessError
 
 POLICIES = ("lru", "dbl", "arc")
 WORKLOAD = "docqa-quality"
-_DODGE = 0.01
+# In thousand tokens, so that whiskers do not hide each other.
+_DODGE = 2.0
 
 
 def draw(cells: pd.DataFrame, config: Config) -> Figure:
@@ -74,7 +75,7 @@ def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
     for offset, policy in enumerate(POLICIES, start=-1):
         by_size = cells[cells["policy"] == policy].groupby("x")[column]
         seeds = by_size.agg(["mean", "min", "max"])
-        x = seeds.index * (1 + _DODGE * offset)
+        x = seeds.index + _DODGE * offset
         axes.errorbar(
             x,
             seeds["mean"],

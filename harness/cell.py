@@ -59,6 +59,7 @@ class CellSpec(BaseModel):
     batch_size: PositiveInt
     cache_blocks: PositiveInt
     block_size: PositiveInt
+    threads: PositiveInt | None = None
     seed: NonNegativeInt
     model: str
     dtype: str
@@ -161,6 +162,8 @@ def _worker(
         "PYTHONHASHSEED": "0",  # vLLM seeds its block hashes with it
         "TMPDIR": str((folder / _TEMPORARY).resolve()),
     }
+    if spec.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(spec.threads)
     (folder / _TEMPORARY).mkdir()
     search_path = [str(tree.resolve()) for tree in (engine_tree,) if tree]
     environment["PYTHONPATH"] = os.pathsep.join([*search_path, *_own_search_path()])

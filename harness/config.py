@@ -45,6 +45,9 @@ class Engine(_Section):
     """How every engine of this run is set."""
 
     block_size: PositiveInt = Field(description="tokens in one KV-cache block")
+    threads: PositiveInt | None = Field(
+        None, description="threads of an engine on the CPU; without, as many as it likes"
+    )
 
 
 class Experiment(_Section):
@@ -124,6 +127,7 @@ class Config(_Section):
                     / self.engine.block_size
                 ),
                 block_size=self.engine.block_size,
+                threads=self.engine.threads,
                 seed=seed,
                 model=self.model.source,
                 dtype=self.model.dtype,

@@ -42,6 +42,7 @@ class Engine(Protocol):
     """An engine that runs; it ends with its process."""
 
     version: str
+    imported_from: str
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """Run the prompts as one batch and return when all have finished, in their order."""

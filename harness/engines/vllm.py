@@ -28,7 +28,7 @@ class VLLM:
             options["prefix_cache_eviction_policy"] = spec.policy
         if spec.tier == "cpu":
             options |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_KV_CACHE_BYTES}
-        self.version = vllm.__version__
+        self.version, self.imported_from = vllm.__version__, str(vllm.__file__)
         self._llm = vllm.LLM(
             model=model,
             dtype=spec.dtype,
@@ -46,6 +46,8 @@ class VLLM:
         core = self._llm.llm_engine.engine_core.engine_core
         self._cache_manager = core.scheduler.kv_cache_manager
         self._pool = self._cache_manager.block_pool
+        if hasattr(self._pool, "eviction_policy") != (spec.engine == "vllm"):
+            raise RuntimeError(f"engine {spec.engine} was imported from {self.imported_from}")
         usable = self._pool.num_gpu_blocks - _RESERVED_BLOCKS
         if usable != spec.cache_blocks:
             raise RuntimeError(f"{usable} usable blocks, not the {spec.cache_blocks} asked for")

@@ -26,9 +26,7 @@ def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
         report: Called with a line on the progress now and then.
 
     """
-    # Here, since the engine's import decides on threads and devices, and takes seconds.
-    import vllm
-
+    # Here, since the import decides on threads and devices, and takes seconds.
     from harness.engines.vllm import VLLM
 
     spec, folder = order.spec, order.folder
@@ -66,7 +64,7 @@ def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
         workload=order.workload,
         patches_sha256=order.patches_sha256,
         engine_version=engine.version,
-        engine_file=vllm.__file__,
+        engine_file=engine.imported_from,
     )
     (folder / PROVENANCE).write_text(json.dumps(source, indent=2) + "\n")
     records.write_summary(folder, summary)

@@ -53,7 +53,7 @@ CELLS = pd.DataFrame(
 def test_draws_means_of_valid_cells_beside_the_papers_points(cpu: Config) -> None:
     figure = fig3.draw(CELLS, cpu)
     text = figure.get_suptitle()
-    for said in ("tier cpu", "tiny-qwen3", "1/8", "512 of the paper's 3,072", "1 invalid"):
+    for said in ("tier cpu", "tiny-qwen3", "1/10", "512 of the paper's 3,072", "1 invalid"):
         assert said in text
     drawn = [list(line.get_ydata()) for line in figure.axes[0].get_lines()]
     assert [0.25] in drawn  # LRU, mean of two seeds

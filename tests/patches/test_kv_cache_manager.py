@@ -1,0 +1,128 @@
+"""What reaches the policy through vLLM's real KV cache manager, and through its command line."""
+
+from typing import Any
+
+import pytest
+
+_BLOCK_SIZE = 16
+
+
+class Manager:
+    """A KV cache manager of one full-attention group, under ``arc``."""
+
+    def __init__(self, capacity: int) -> None:
+        import torch
+        from vllm.v1.core.kv_cache_manager import KVCacheManager
+        from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+
+        spec = FullAttentionSpec(
+            block_size=_BLOCK_SIZE, num_kv_heads=1, head_size=1, dtype=torch.float32
+        )
+        self.manager: Any = KVCacheManager(
+            KVCacheConfig(
+                num_blocks=capacity + 1,
+                kv_cache_tensors=[],
+                kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+                prefix_cache_eviction_policy="arc",
+            ),
+            max_model_len=4096,
+            scheduler_block_size=_BLOCK_SIZE,
+            hash_block_size=_BLOCK_SIZE,
+            enable_caching=True,
+        )
+        self.policy = self.manager.block_pool.eviction_policy
+
+    def request(self, name: str, blocks: int, tail: int = 1) -> Any:
+        """Return a request for a document of so many full blocks and a few tokens more."""
+        from vllm import SamplingParams
+        from vllm.utils.hashing import sha256
+        from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+        from vllm.v1.request import Request
+
+        init_none_hash(sha256)
+        seed = sum(name.encode()) * 1000
+        return Request(
+            request_id=f"{name}-{id(object())}",
+            prompt_token_ids=[seed + i for i in range(blocks * _BLOCK_SIZE + tail)],
+            sampling_params=SamplingParams(max_tokens=1),
+            pooling_params=None,
+            block_hasher=get_request_block_hasher(_BLOCK_SIZE, sha256),
+        )
+
+    def schedule(self, request: Any, chunk: int | None = None) -> int | None:
+        """Prefill a request, in chunks of so many tokens; return its hit tokens; None: no room."""
+        hits, hit_tokens, _ = self.manager.get_computed_blocks(request)
+        left = request.num_tokens - hit_tokens
+        new, computed = hit_tokens, hits
+        while left:
+            tokens = min(left, chunk or left)
+            if self.manager.allocate_slots(request, tokens, new, computed) is None:
+                return None
+            request.num_computed_tokens += new + tokens
+            left -= tokens
+            new, computed = 0, None
+        return int(hit_tokens)
+
+    def run(self, name: str, blocks: int, chunk: int | None = None) -> int | None:
+        request = self.request(name, blocks)
+        hit_tokens = self.schedule(request, chunk)
+        self.manager.free(request)
+        return hit_tokens
+
+
+def _sizes(manager: Manager) -> tuple[float, ...]:
+    stats = manager.policy.get_stats()
+    return stats["t1"], stats["t2"], stats["b1"], stats["b2"]
+
+
+@pytest.mark.parametrize("chunk", [None, 16, 24, 40])
+def test_chunks_of_one_prefill_are_one_use(chunk: int | None) -> None:
+    manager = Manager(20)
+    assert manager.run("a", 5, chunk) == 0
+    assert _sizes(manager) == (5, 0, 0, 0)
+    assert manager.run("a", 5, chunk) == 5 * _BLOCK_SIZE
+    assert _sizes(manager) == (0, 5, 0, 0)
+
+
+@pytest.mark.parametrize("chunk", [None, 16, 24, 40])
+def test_ghosts_of_a_request_adapt_p_and_enter_t2_in_whatever_chunks(chunk: int | None) -> None:
+    manager = Manager(8)
+    manager.run("hot", 3)
+    manager.run("hot", 3)
+    manager.run("a", 4)
+    manager.run("b", 4)
+    assert manager.policy.p == 0
+    t1, t2, b1, b2 = _sizes(manager)
+    assert (t1 + t2, b1) == (7, 4)  # "a" was evicted for "b", but for the block of b's tail
+    manager.run("a", 4, chunk)
+    # Four hits in B1 moved p; what they named is in T2 with "hot".
+    assert manager.policy.p >= 4
+    assert manager.policy.get_stats()["t2"] >= 4
+    assert b2 == 0
+
+
+def test_waiting_request_that_looks_up_again_and_again_counts_once() -> None:
+    manager = Manager(8)
+    manager.run("hot", 3)
+    running = manager.request("big", 6)
+    assert manager.schedule(running) == 0
+    waiting = manager.request("hot", 3, tail=40)
+    before = manager.policy.get_stats()
+    for _ in range(5):
+        assert manager.schedule(waiting) is None
+    assert manager.policy.get_stats() == before
+    manager.manager.free(running)
+    assert manager.schedule(waiting) is not None
+
+
+def test_policy_is_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    given = parser.parse_args(["--prefix-cache-eviction-policy", "arc"])
+    assert EngineArgs.from_cli_args(given).prefix_cache_eviction_policy == "arc"
+    assert EngineArgs.from_cli_args(parser.parse_args([])).prefix_cache_eviction_policy == "lru"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--prefix-cache-eviction-policy", "mru"])
+    assert "invalid choice: 'mru'" in capsys.readouterr().err
