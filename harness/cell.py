@@ -163,7 +163,8 @@ def _worker(
         "TMPDIR": str((folder / _TEMPORARY).resolve()),
     }
     if spec.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(spec.threads)
+        # MKL's own variable goes first there, and Snakemake sets both.
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(spec.threads))
     (folder / _TEMPORARY).mkdir()
     search_path = [str(tree.resolve()) for tree in (engine_tree,) if tree]
     environment["PYTHONPATH"] = os.pathsep.join([*search_path, *_own_search_path()])

@@ -23,6 +23,7 @@ SPEC = CellSpec(
     batch_size=1,
     cache_blocks=10,
     block_size=32,
+    threads=1,
     seed=1,
     model="m",
     dtype="float32",
@@ -68,9 +69,12 @@ def test_whole_folder_or_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER", "work")
+    # As Snakemake does.
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("MKL_NUM_THREADS", "2")
     _run(folder)
     assert {path.name for path in folder.iterdir()} == {"summary.json", "engine.log"}
-    assert cell.read_summary(folder) == {"ok": True}
+    assert cell.read_summary(folder) == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     assert list(folder.parent.iterdir()) == [folder]
     # The child that the worker left behind is gone as well.
     _wait_for(lambda: not any(map(_is_running, _pids(capsys.readouterr().err))))
