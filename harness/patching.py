@@ -182,7 +182,7 @@ def edit(series: Series, checkout: Path) -> None:
     _git(checkout, "init", "--quiet")
     _commit_all(checkout, f"{series.engine} {series.version}")
     for patch in series.patches:
-        _git(checkout, "am", "--quiet", str(patch.resolve()))
+        _git(checkout, "am", "--quiet", "--keep-non-patch", str(patch.resolve()))
 
 
 def export(checkout: Path, folder: Path) -> Series:
