@@ -40,7 +40,7 @@ class Pool:
             is_resumed: Whether it was preempted before.
 
         """
-        from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
+        from vllm.v1.core.kv_cache_utils import make_block_hashes_with_group_id
 
         hits: list[Any] = []
         for block_hash in hashes:
@@ -52,10 +52,8 @@ class Pool:
         if needed + sum(block.ref_cnt == 0 for block in hits) > self.pool.get_num_free_blocks():
             return None
         if self.policy is not None:
-            incoming: list[Any] = [
-                make_block_hash_with_group_id(block_hash, 0) for block_hash in hashes[len(hits) :]
-            ]
-            self.policy.on_allocate(hits, incoming + [None] * partial_blocks, is_resumed)
+            new_hashes = make_block_hashes_with_group_id(hashes[len(hits) :], 0)
+            self.pool.announce(hits, {0: new_hashes}, is_resumed)
         self.pool.touch(hits)
         blocks = hits + self.pool.get_new_blocks(needed)
         self.pool.cache_full_blocks(
