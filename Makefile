@@ -16,7 +16,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda figures smoke test lint format lock patches clean
+.PHONY: help env env-cuda figures smoke test bench lint format lock patches clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,9 @@ smoke: env ## The same in miniature
 
 test: env ## Run the tests
 	$(IN_ENV) python -m pytest
+
+bench: env ## Measure what the eviction policies cost (about 7 minutes; nothing else should run)
+	$(IN_ENV) harness bench --build build/bench --output results/bench/eviction.json
 
 lint: env ## Check style and types
 	$(IN_ENV) ruff check

@@ -13,6 +13,7 @@ from harness import config as configs
 from harness import model as models
 from harness import patching
 from harness.analysis import tables
+from harness.bench import eviction, results
 from harness.errors import HarnessError
 from workloads import docqa, vocabulary
 from workloads import file as workload_file
@@ -83,11 +84,24 @@ def _parser() -> argparse.ArgumentParser:
     cell.add_argument("--output", type=Path, required=True, help="folder to write")
     cell.set_defaults(run=_cell)
 
+    bench = commands.add_parser("bench", help="measure what the eviction policies cost")
+    bench.add_argument("--build", type=Path, required=True, help="folder for what it needs")
+    bench.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    bench.set_defaults(run=_bench)
+
     table = commands.add_parser("table", help="write cells.csv from measured cells")
     table.add_argument("cells", type=Path, nargs="+")
     table.add_argument("--output", type=Path, required=True)
     table.set_defaults(run=lambda a: tables.write_cells(a.cells, a.output))
     return parser
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    found = eviction.run(arguments.build, arguments.output)
+    print(results.table(found))
+    missed = [result.name for result in found if result.ok is False]
+    if missed:
+        raise HarnessError(f"{arguments.output}: targets missed: {', '.join(missed)}")
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ path, it is imported in place of the package, which stays as it is.
 """
 
 import compileall
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -117,6 +118,14 @@ def find_package(engine: str) -> Package:
         f"no package {engine} is installed for this Python "
         f"({' or '.join(_DISTRIBUTIONS[engine])}): run `make env` and use .venv/bin/python"
     )
+
+
+def ensure(series: Series, tree: Path) -> None:
+    """Make the patched tree of the installed package unless it is that already; see ``build``."""
+    with contextlib.suppress(HarnessError):
+        if read_manifest(tree)["patches_sha256"] == series.sha256:
+            return
+    build(series, tree)
 
 
 def build(series: Series, tree: Path, package: Package | None = None) -> None:

@@ -7,7 +7,6 @@ import pytest
 from support.tokenizer import WordTokenizer
 
 from harness import patching
-from harness.errors import HarnessError
 
 ROOT = Path(__file__).parents[1]
 SERIES = ROOT / patching.VLLM_SERIES
@@ -15,13 +14,7 @@ _TREE = ROOT / "build" / "tests" / "vllm"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    series = patching.read_series(SERIES)
-    try:
-        is_current = patching.read_manifest(_TREE)["patches_sha256"] == series.sha256
-    except HarnessError:
-        is_current = False
-    if not is_current:
-        patching.build(series, _TREE)
+    patching.ensure(patching.read_series(SERIES), _TREE)
     sys.path.insert(0, str(_TREE))
 
 
@@ -33,6 +26,11 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def engine_tree() -> Path:
     return _TREE
+
+
+@pytest.fixture(scope="session")
+def series_folder() -> Path:
+    return SERIES
 
 
 @pytest.fixture(scope="session")

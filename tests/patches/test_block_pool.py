@@ -1,11 +1,13 @@
 """Random use of the patched pool through its public methods never breaks what must hold."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support import lrfu
 from support.pool import Pool, chain_hashes
 
 _CAPACITY = 12
@@ -114,14 +116,16 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.policy.settle()
         resident = {block.block_hash for block in self.pool.pool.blocks if block.block_hash}
         ghosts = [
-            set(getattr(self.pool.policy, name, ())) for name in ("_b1", "_b2", "_ghosts", "history")
+            set(getattr(self.pool.policy, name, ()))
+            for name in ("_b1", "_b2", "_ghosts", "history")
         ]
         assert not resident & set().union(*ghosts)
         assert len(set().union(*ghosts)) == sum(len(one) for one in ghosts)
 
 
-@pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo"])
-def test_pool(policy: str) -> None:
+@pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo", lrfu.NAME])
+def test_pool(policy: str, series_folder: Path) -> None:
+    lrfu.register(series_folder / "ADDING-A-POLICY.md")
     machine = type(f"{policy}Machine", (PoolMachine,), {"policy": policy})
     case = machine.TestCase
     case.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)

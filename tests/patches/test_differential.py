@@ -97,7 +97,9 @@ def _golden_rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("row", _golden_rows(), ids=lambda row: f"{row['policy']}-{row['capacity']}")
+@pytest.mark.parametrize(
+    "row", _golden_rows(), ids=lambda row: f"{row['policy']}-{row['capacity']}"
+)
 def test_golden_miss_counts(row: dict[str, str]) -> None:
     pool = Pool(row["policy"], int(row["capacity"]))
     assert sum(not pool.access(content) for content in _golden_trace()) == int(row["misses"])

@@ -1,0 +1,227 @@
+"""What the eviction policies cost: the patched engine against stock, and each against `lru`.
+
+Every time is given as a ratio to another that was measured in turn with it, in the same run.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from harness import model as models
+from harness import patching, upstream
+from harness.bench import results
+from harness.bench.results import Result
+from harness.errors import HarnessError
+
+POLICIES = ("lru", "arc", "dbl", "slru", "s3fifo")
+
+_CACHE_BLOCKS = 3125  # the paper's smallest cache, 50k tokens
+_REQUESTS, _REPETITIONS, _ROUNDS = 1024, 3, 5
+# Caches of so many blocks, with as many documents for each block as at the paper's 50k tokens.
+_GROWTH_BLOCKS = (1_000, 10_000, 100_000)
+_DOCUMENTS = 381  # of QuALITY
+_GHOSTS = 100_000
+_POOL_ROUNDS, _POOL_ITERATIONS = 7, 2000
+
+
+class Order(BaseModel):
+    """What ``harness.bench.scheduling`` is to time.
+
+    ``policies`` in turn, ``repetitions`` times; the policy None is the engine's own. ``model`` is
+    the folder of a model, of which only the config is read.
+    """
+
+    model: Path
+    policies: list[str | None]
+    cache_blocks: int
+    requests: int
+    repetitions: int
+    documents: int
+
+
+class Timing(BaseModel):
+    """CPU time of a policy in one repetition, and its hit rate."""
+
+    policy: str | None
+    us_per_request: float
+    hit_rate: float
+
+
+def run(build: Path, output: Path) -> list[Result]:
+    """Measure, write the results to a file and return them.
+
+    Args:
+        build: Folder for the patched tree, a model's config and vLLM's sources.
+        output: The JSON file.
+
+    Raises:
+        HarnessError: if a measuring process fails.
+
+    """
+    engine_tree, model = build / "vllm", build / models.TINY_QWEN3
+    patching.ensure(patching.read_series(patching.VLLM_SERIES), engine_tree)
+    if not model.is_dir():
+        models.make_tiny_qwen3(model)
+    found = [
+        *_upstreams_benchmark(build, engine_tree),
+        *_scheduler(model, engine_tree),
+        *_growth(model, engine_tree),
+        _ghost(engine_tree),
+    ]
+    results.write(output, found)
+    return found
+
+
+def _scheduler(model: Path, engine_tree: Path) -> list[Result]:
+    """CPU time a request of the scheduler, without a model, at about 360 blocks a request."""
+    ratios: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    stock_ratios: list[float] = []
+    for i in range(_ROUNDS):
+        _report(f"scheduler, round {i + 1} of {_ROUNDS}")
+        order = Order(
+            model=model,
+            policies=[None],
+            cache_blocks=_CACHE_BLOCKS,
+            requests=_REQUESTS,
+            repetitions=_REPETITIONS,
+            documents=_DOCUMENTS,
+        )
+        stock = _medians(_time(order, None))[None]
+        patched = _medians(
+            _time(order.model_copy(update={"policies": list(POLICIES)}), engine_tree)
+        )
+        stock_ratios.append(patched["lru"] / stock)
+        for policy in POLICIES:
+            ratios[policy].append(patched[policy] / patched["lru"])
+    targets = {"arc": 1.15}
+    return [
+        Result("scheduler: patched lru / stock", statistics.median(stock_ratios), "ratio", 1.02),
+        *(
+            Result(
+                f"scheduler: {policy} / lru",
+                statistics.median(ratios[policy]),
+                "ratio",
+                targets.get(policy),
+            )
+            for policy in POLICIES[1:]
+        ),
+    ]
+
+
+def _growth(model: Path, engine_tree: Path) -> list[Result]:
+    """How `arc` / `lru` changes with the size of the cache."""
+    found = []
+    for cache_blocks in _GROWTH_BLOCKS:
+        _report(f"scheduler, cache of {cache_blocks} blocks")
+        order = Order(
+            model=model,
+            policies=["lru", "arc"],
+            cache_blocks=cache_blocks,
+            requests=_REQUESTS // 2,
+            repetitions=_REPETITIONS,
+            documents=round(_DOCUMENTS * cache_blocks / _CACHE_BLOCKS),
+        )
+        medians = _medians(_time(order, engine_tree))
+        found.append(
+            Result(
+                f"scheduler: arc / lru, cache of {cache_blocks} blocks",
+                medians["arc"] / medians["lru"],
+                "ratio",
+            )
+        )
+    spread = max(result.value for result in found) / min(result.value for result in found)
+    return [
+        *found,
+        Result("scheduler: arc / lru, largest / smallest of these", spread, "ratio", 1.1),
+    ]
+
+
+def _ghost(engine_tree: Path) -> Result:
+    code = (
+        f"from harness.bench.scheduling import bytes_per_ghost; print(bytes_per_ghost({_GHOSTS}))"
+    )
+    output = _output([sys.executable, "-c", code], engine_tree)
+    return Result("memory: arc, a ghost (at most one a block)", float(output[-1]), "bytes", 200)
+
+
+def _upstreams_benchmark(build: Path, engine_tree: Path) -> list[Result]:
+    """VLLM's own benchmark of the block pool, from its source distribution."""
+    version = patching.read_manifest(engine_tree)["version"]
+    source = upstream.fetch_sdist(version, build)
+    script = source / "benchmarks" / "benchmark_block_pool.py"
+    command = [sys.executable, str(script.resolve()), "--num-iteration", str(_POOL_ITERATIONS)]
+    ratios: list[list[float]] = []
+    for i in range(_POOL_ROUNDS):
+        _report(f"vLLM's benchmark_block_pool.py, round {i + 1} of {_POOL_ROUNDS}")
+        stock, patched = (_grid(_output(command, tree)) for tree in (None, engine_tree))
+        ratios.append(
+            [
+                p / s
+                for p_row, s_row in zip(patched, stock, strict=True)
+                for p, s in zip(p_row, s_row, strict=True)
+            ]
+        )
+    medians = [statistics.median(column) for column in zip(*ratios, strict=True)]
+    return [
+        Result(
+            "benchmark_block_pool.py: patched lru / stock, geometric mean",
+            statistics.geometric_mean(medians),
+            "ratio",
+            1.03,
+        ),
+        Result("benchmark_block_pool.py: patched lru / stock, worst", max(medians), "ratio"),
+    ]
+
+
+def _grid(lines: Sequence[str]) -> list[tuple[float, float]]:
+    """Return each row's mean times to get and to free blocks, from the table that it prints."""
+    rows = [line.strip("|").split("|") for line in lines if line.startswith("|")]
+    numbers = [row for row in rows if row[0].strip().isdigit()]
+    if not numbers:
+        raise HarnessError(f"benchmark_block_pool.py printed no figures: {lines}")
+    return [(float(row[3]), float(row[5])) for row in numbers]
+
+
+def _medians(timings: Sequence[Timing]) -> dict[str | None, float]:
+    return {
+        policy: statistics.median(t.us_per_request for t in timings if t.policy == policy)
+        for policy in {timing.policy for timing in timings}
+    }
+
+
+def _time(order: Order, engine_tree: Path | None) -> list[Timing]:
+    command = [sys.executable, "-m", "harness.bench.scheduling", order.model_dump_json()]
+    lines = _output(command, engine_tree)
+    return [Timing.model_validate(timing) for timing in json.loads(lines[-1])]
+
+
+def _output(command: Sequence[str], engine_tree: Path | None) -> list[str]:
+    """Run a command on the stock engine or on a patched tree; return its lines of output."""
+    search_path = [str(path.resolve()) for path in (engine_tree, Path(__file__).parents[2]) if path]
+    done = subprocess.run(
+        command,
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join(search_path),
+            "PYTHONHASHSEED": "0",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stderr.splitlines()[-10:])
+        raise HarnessError(f"{' '.join(command[:3])}: exit code {done.returncode}:\n{tail}")
+    return done.stdout.splitlines()
+
+
+def _report(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
