@@ -154,6 +154,7 @@ def _upstreams_benchmark(build: Path, engine_tree: Path) -> list[Result]:
     """VLLM's own benchmark of the block pool, from its source distribution."""
     version = patching.read_manifest(engine_tree)["version"]
     from harness import upstream
+
     source = upstream.fetch_sdist(version, build)
     script = source / "benchmarks" / "benchmark_block_pool.py"
     command = [sys.executable, str(script.resolve()), "--num-iteration", str(_POOL_ITERATIONS)]

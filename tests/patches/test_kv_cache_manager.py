@@ -1,5 +1,6 @@
 """What reaches the policy through vLLM's real KV cache manager, and through its command line."""
 
+import random
 from typing import Any
 
 import pytest
@@ -8,27 +9,46 @@ _BLOCK_SIZE = 16
 
 
 class Manager:
-    """A KV cache manager of one full-attention group, under ``arc``."""
+    """A KV cache manager of a full-attention group, and of a sliding-window group if asked for."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        policy: str = "arc",
+        sliding_window: int | None = None,
+        enable_caching: bool = True,
+    ) -> None:
         import torch
         from vllm.v1.core.kv_cache_manager import KVCacheManager
-        from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-
-        spec = FullAttentionSpec(
-            block_size=_BLOCK_SIZE, num_kv_heads=1, head_size=1, dtype=torch.float32
+        from vllm.v1.kv_cache_interface import (
+            FullAttentionSpec,
+            KVCacheConfig,
+            KVCacheGroupSpec,
+            SlidingWindowSpec,
         )
+
+        shape: dict[str, Any] = {
+            "block_size": _BLOCK_SIZE,
+            "num_kv_heads": 1,
+            "head_size": 1,
+            "dtype": torch.float32,
+        }
+        groups = [KVCacheGroupSpec(["full"], FullAttentionSpec(**shape))]
+        if sliding_window is not None:
+            window = SlidingWindowSpec(**shape, sliding_window=sliding_window)
+            groups.append(KVCacheGroupSpec(["window"], window))
+        self.capacity = capacity
         self.manager: Any = KVCacheManager(
             KVCacheConfig(
                 num_blocks=capacity + 1,
                 kv_cache_tensors=[],
-                kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
-                prefix_cache_eviction_policy="arc",
+                kv_cache_groups=groups,
+                prefix_cache_eviction_policy=policy,
             ),
             max_model_len=4096,
             scheduler_block_size=_BLOCK_SIZE,
             hash_block_size=_BLOCK_SIZE,
-            enable_caching=True,
+            enable_caching=enable_caching,
         )
         self.policy = self.manager.block_pool.eviction_policy
 
@@ -113,6 +133,74 @@ def test_waiting_request_that_looks_up_again_and_again_counts_once() -> None:
     assert manager.policy.get_stats() == before
     manager.manager.free(running)
     assert manager.schedule(waiting) is not None
+
+
+def test_preempted_request_coming_back_counts_nothing_twice() -> None:
+    manager = Manager(8)
+    request = manager.request("a", 5)
+    manager.schedule(request)
+    manager.manager.free(request)
+    request.num_computed_tokens, request.num_preemptions = 0, 1
+    manager.run("b", 4)  # Evicts the tail of what was preempted.
+    assert _sizes(manager) == (7, 0, 1, 0)
+    assert manager.schedule(request) == 3 * _BLOCK_SIZE
+    manager.manager.free(request)
+    assert manager.policy.p == 0
+    assert _sizes(manager)[1] == 0
+
+
+def test_decoded_blocks_are_cached_and_hit_like_others() -> None:
+    manager = Manager(8)
+    request = manager.request("a", 2, tail=8)
+    manager.schedule(request)
+    for token in range(8 + _BLOCK_SIZE):
+        request.append_output_token_ids(900_000 + token)
+        assert manager.manager.allocate_slots(request, 1) is not None
+        request.num_computed_tokens += 1
+    manager.manager.free(request)
+    assert _sizes(manager) == (4, 0, 0, 0)
+    assert manager.manager.block_pool.get_num_free_blocks() == 8
+
+
+@pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo"])
+def test_groups_of_several_kinds_share_the_policy(policy: str) -> None:
+    manager, stock = (Manager(24, name, sliding_window=2 * _BLOCK_SIZE) for name in (policy, "lru"))
+    pool = manager.manager.block_pool
+    hits = {}
+    for name, under_test in ((policy, manager), ("lru", stock)):
+        rng = random.Random("groups")
+        # Documents of one length, so that all that differs is what is still there.
+        names = rng.choices("abcdefghij", range(10, 0, -1), k=200)
+        hits[name] = [under_test.run(document, 6, chunk=40) for document in names]
+    free = list(pool.free_block_queue.iter_blocks_after(None))
+    assert len(free) == len(set(map(id, free))) == pool.get_num_free_blocks() == 24
+    # A hit is a whole prefix in both groups: nothing else is ever reported.
+    assert {hit % _BLOCK_SIZE for hit in hits[policy] if hit} == {0}
+    assert 0 < sum(filter(None, hits["lru"])) < sum(filter(None, hits[policy])) * 2
+    groups = {block.block_hash[-1] for block in pool.blocks if block.block_hash}
+    assert groups == {0, 1}
+    assert pool.reset_prefix_cache()
+    assert manager.run("a", 6) == 0
+
+
+def test_ghosts_of_groups_are_apart() -> None:
+    from vllm.v1.core.kv_cache_utils import get_group_id
+
+    manager = Manager(16, sliding_window=2 * _BLOCK_SIZE)
+    remembered: set[int] = set()
+    for name in "aabcdefg":
+        manager.run(name, 6)
+        manager.policy.settle()
+        remembered |= set(map(get_group_id, [*manager.policy._b1, *manager.policy._b2]))
+    assert remembered == {0, 1}
+
+
+def test_without_prefix_caching_nothing_is_announced() -> None:
+    manager = Manager(8, enable_caching=False)
+    assert manager.policy is None
+    for name in "aab":
+        assert manager.run(name, 5) == 0
+    assert manager.manager.block_pool.get_num_free_blocks() == 8
 
 
 def test_policy_is_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
