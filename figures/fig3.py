@@ -18,7 +18,6 @@ from harness.analysis import tables
 from harness.config import Config
 from harness.errors import HarnessError
 
-POLICIES = ("lru", "dbl", "arc")
 WORKLOAD = "docqa-quality"
 # In thousand tokens, so that whiskers do not hide each other.
 _DODGE = 2.0
@@ -72,7 +71,7 @@ def draw(cells: pd.DataFrame, config: Config) -> Figure:
 
 def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
     """Draw a line through the means of the seeds, whiskers from the least to the largest."""
-    for offset, policy in enumerate(POLICIES, start=-1):
+    for offset, policy in enumerate(style.LABELS, start=-1):
         by_size = cells[cells["policy"] == policy].groupby("x")[column]
         seeds = by_size.agg(["mean", "min", "max"])
         x = seeds.index + _DODGE * offset
@@ -89,7 +88,7 @@ def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
 
 def _papers(axes: Axes, figure: str) -> None:
     table = paper.points(figure)
-    for policy in POLICIES:
+    for policy in style.LABELS:
         points = table[table["policy"] == policy]
         axes.plot(
             points["x"] / 1000,
@@ -110,7 +109,7 @@ def _stock(axes: Axes, cells: pd.DataFrame, column: str) -> None:
 def _legend(patched: pd.DataFrame, stock: pd.DataFrame) -> list[Line2D]:
     handles = [
         Line2D([], [], color=style.COLORS[p], marker=style.MARKERS[p], label=style.LABELS[p])
-        for p in POLICIES
+        for p in style.LABELS
         if p in set(patched["policy"])
     ]
     if not stock.empty:

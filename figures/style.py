@@ -13,9 +13,15 @@ from matplotlib.figure import Figure
 
 # From seaborn's colour-blind palette; the markers tell the policies apart in grey, too.
 _PALETTE = sns.color_palette("colorblind")
-COLORS = {"lru": _PALETTE[7], "dbl": _PALETTE[1], "arc": _PALETTE[0]}
-MARKERS = {"lru": "o", "dbl": "s", "arc": "^"}
-LABELS = {"lru": "LRU", "dbl": "DBL", "arc": "ARC"}
+COLORS = {
+    "lru": _PALETTE[7],
+    "dbl": _PALETTE[1],
+    "arc": _PALETTE[0],
+    "slru": _PALETTE[2],
+    "s3fifo": _PALETTE[4],
+}
+MARKERS = {"lru": "o", "dbl": "s", "arc": "^", "slru": "D", "s3fifo": "v"}
+LABELS = {"lru": "LRU", "dbl": "DBL", "arc": "ARC", "slru": "SLRU", "s3fifo": "S3-FIFO"}
 
 _DPI = 200
 

@@ -26,7 +26,7 @@ from harness.errors import HarnessError
 Tier = Literal["cpu", "gpu"]
 # vllm is the patched tree, vllm-stock the installed package as it came.
 EngineName = Literal["vllm", "vllm-stock"]
-Policy = Literal["lru", "dbl", "arc"]
+Policy = Literal["lru", "dbl", "arc", "slru", "s3fifo"]
 
 REQUESTS, TELEMETRY, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
     "requests.parquet",

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from figures import fig3, paper, style
 from harness import config
 from harness.analysis import tables
+from harness.cell import Policy
 from harness.config import Config
 from harness.errors import HarnessError
 
@@ -104,8 +105,9 @@ def test_missing_table_is_one_message(tmp_path: Path, root: Path) -> None:
 
 
 def test_every_policy_has_a_look_of_its_own() -> None:
-    assert set(style.COLORS) == set(style.MARKERS) == set(style.LABELS)
-    assert len(set(style.COLORS.values())) == len(set(style.MARKERS.values())) == 3
+    policies = set(get_args(Policy))
+    assert policies == set(style.COLORS) == set(style.MARKERS) == set(style.LABELS)
+    assert len(set(style.COLORS.values())) == len(set(style.MARKERS.values())) == len(policies)
 
 
 def test_paper_points_are_complete() -> None:

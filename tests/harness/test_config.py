@@ -65,7 +65,7 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         (
             "experiments.one.policies",
             ["mru"],
-            r"policies.0: Input should be 'lru', 'dbl' or 'arc', not 'mru'",
+            r"policies.0: Input should be 'lru', 'dbl', 'arc', 'slru' or 's3fifo', not 'mru'",
         ),
         ("experiments.one.cache_tokens", [5000], r"5000 tokens are less than one request"),
         ("experiments.one.workload", "other", r"'other' is none of the workloads"),
