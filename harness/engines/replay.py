@@ -4,6 +4,7 @@ What is scheduled, cached and evicted is exactly what the engine would; a forwar
 by one made-up token a request and step.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,9 @@ _OUTPUT_TOKEN = 0
 
 @dataclass(frozen=True)
 class HashedPrompt:
-    """A prompt as its block hashes: one of 32 bytes for each full block, naming all before it."""
+    """A prompt as its block hashes: one of 32 bytes for each full block, naming
+    it and all before it.
+    """
 
     block_hashes: Sequence[bytes]
     num_tokens: int
@@ -83,7 +86,9 @@ class Replay:
             block_size=block_size,
             log_stats=True,
         )
-        self.policy = getattr(self._scheduler.kv_cache_manager.block_pool, "eviction_policy", None)
+        self.pool = self._scheduler.kv_cache_manager.block_pool
+        self.policy = getattr(self.pool, "eviction_policy", None)
+        self.num_preemptions = 0
 
     def run(self, prompts: Sequence[HashedPrompt]) -> list[int]:
         """Run prompts together until all have finished; return each one's cached tokens."""
@@ -94,6 +99,7 @@ class Replay:
         cached: dict[str, int] = {}
         while self._scheduler.has_unfinished_requests():
             output = self._scheduler.schedule()
+            self.num_preemptions += len(output.preempted_req_ids or ())
             for new in output.scheduled_new_reqs:
                 cached[new.req_id] = new.num_computed_tokens
             ids = list(output.num_scheduled_tokens)
@@ -109,8 +115,14 @@ class Replay:
 
     def _request(self, request_id: str, prompt: HashedPrompt) -> Request:
         def hashes(request: Any) -> list[Any]:
-            # Called again for the output's blocks, which no later request can hit here.
-            return [] if request.block_hashes else list(prompt.block_hashes)
+            # Asked again as the output grows, whose blocks no other request has.
+            held = len(request.block_hashes)
+            filled = request.num_tokens // self._block_size
+            made_up = (
+                hashlib.sha256(f"{request_id}/{i}".encode()).digest()
+                for i in range(max(held, len(prompt.block_hashes)), filled)
+            )
+            return [*prompt.block_hashes[held:filled], *made_up]
 
         return Request(
             request_id=request_id,

@@ -1,0 +1,51 @@
+"""The scheduler without a model, in this process, on the patched engine."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _prompt(*contents: object, output_tokens: int = 1) -> Any:
+    from harness.engines.replay import HashedPrompt
+
+    names = ["/".join(map(str, contents[: i + 1])) for i in range(len(contents))]
+    hashes = [name.encode().rjust(32, b".") for name in names]
+    return HashedPrompt(hashes, len(hashes) * 16 + 1, output_tokens)
+
+
+def _replay(model: Path, policy: str, cache_blocks: int, batch_size: int = 1) -> Any:
+    from harness.engines.replay import Replay
+
+    return Replay(str(model), policy, cache_blocks, 16, max_tokens=1024, batch_size=batch_size)
+
+
+def test_finds_what_it_cached(tiny_model: Path) -> None:
+    replay = _replay(tiny_model, "arc", 20)
+    assert replay.run([_prompt("a", 1, 2)]) == [0]
+    assert replay.run([_prompt("a", 1, 3)]) == [32]
+    assert replay.policy.get_stats()["t2"] == 2
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc", "dbl", "slru", "s3fifo"])
+def test_batches_that_have_to_preempt_lose_no_block(tiny_model: Path, policy: str) -> None:
+    replay = _replay(tiny_model, policy, 30, batch_size=6)
+    rng = random.Random("batches")
+    for _ in range(60):
+        batch = [
+            _prompt(rng.randrange(4), *range(rng.randrange(1, 5)), rng.random(), output_tokens=60)
+            for _ in range(6)
+        ]
+        replay.run(batch)
+        pool = replay.pool
+        free = list(pool.free_block_queue.iter_blocks_after(None))
+        assert len(free) == len(set(map(id, free))) == pool.get_num_free_blocks() == 30
+    assert replay.num_preemptions > 0
+
+
+def test_a_ghost_takes_less_than_200_bytes() -> None:
+    from harness.bench.scheduling import bytes_per_ghost
+
+    for num_ghosts in (1000, 3125, 18_750, 100_000):
+        assert bytes_per_ghost(num_ghosts) < 200
