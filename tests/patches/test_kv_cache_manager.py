@@ -183,6 +183,28 @@ def test_groups_of_several_kinds_share_the_policy(policy: str) -> None:
     assert manager.run("a", 6) == 0
 
 
+@pytest.mark.parametrize("chunk", [None, 16, 24, 40])
+def test_every_hash_is_announced_once_and_before_its_block_is_given_out(chunk: int | None) -> None:
+    manager = Manager(24, sliding_window=2 * _BLOCK_SIZE)
+    announced: list[bytes] = []
+    taken_after: list[int] = []
+    admit, take = manager.policy.admit, manager.policy.take
+
+    def noting_admit(block_hashes: list[bytes], is_resumed: bool) -> Any:
+        announced.extend(block_hashes)
+        return admit(block_hashes, is_resumed)
+
+    def noting_take(blocks: list[Any]) -> None:
+        taken_after.append(len(announced))
+        take(blocks)
+
+    manager.policy.admit, manager.policy.take = noting_admit, noting_take
+    manager.run("a", 6, chunk)
+    assert len(announced) == len(set(announced)) == 2 * 6
+    # Nothing is announced after the last block was given out.
+    assert taken_after[-1] == len(announced)
+
+
 def test_ghosts_of_groups_are_apart() -> None:
     from vllm.v1.core.kv_cache_utils import get_group_id
 
