@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from harness import model as models
-from harness import patching
+from harness import patching, upstream
 from harness.bench import results
 from harness.bench.results import Result
 from harness.errors import HarnessError
@@ -162,7 +162,6 @@ def _ghost(engine_tree: Path) -> Result:
 def _upstreams_benchmark(build: Path, engine_tree: Path) -> list[Result]:
     """VLLM's own benchmark of the block pool, from its source distribution."""
     version = patching.read_manifest(engine_tree)["version"]
-    from harness import upstream
 
     source = upstream.fetch_sdist(version, build)
     script = (source / "benchmarks" / "benchmark_block_pool.py").resolve()
