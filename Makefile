@@ -39,8 +39,8 @@ test: env ## Run the tests
 bench: env ## Measure what the eviction policies cost (about 7 minutes; nothing else should run)
 	$(IN_ENV) harness bench --build build/bench --output results/bench/eviction.json
 
-# Three runs of six minutes each on one core; the first time, 45 MB from PyPI before that.
-test-upstream: env ## Run vLLM's own tests on the stock and on the patched engine (about 18 minutes)
+# Three runs of five to six minutes each on one core; the first time, 45 MB from PyPI before that.
+test-upstream: env ## Run vLLM's own tests on the stock and on the patched engine (about 16 minutes)
 	$(IN_ENV) python tests/upstream/run.py
 
 lint: env ## Check style and types
