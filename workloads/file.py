@@ -1,32 +1,50 @@
 """The workload file: every request of one workload and seed, as JSON lines.
 
-Line 1 is the header, then come the documents, then the requests in the order they are sent::
+Line 1 is the header, then come the texts, if any, then the requests in the order they are sent.
 
-    {"format": "kv-workload", "version": 1, "name": "docqa-quality", "seed": 42,
-     "tokenizer": "<sha256>", "documents": 381, "requests": 512, "params": {...}}
-    {"document": "d0", "text": "..."}
-    {"request": 0, "window": 0, "document": "d17", "question": "...",
-     "prompt_tokens": 731, "output_tokens": 1}
+A workload says what its prompts are in one of two ways. As *text*, a prompt is made of parts::
 
-The prompt of a request is its document, one space and its question. ``prompt_tokens`` counts it
-with the tokenizer that the header's sha256 names. The header's counts tell a whole file from a
-truncated one.
+    {"format": "kv-workload", "version": 2, "content": "text", "name": "docqa-quality", "seed": 42,
+     "block_size": null, "texts": 3429, "requests": 512, "params": {...}, "notes": []}
+    {"text": "d17", "content": "..."}
+    {"request": 0, "session": null, "turn": null, "window": 0, "arrival_ms": null,
+     "prompt_tokens": 731, "output_tokens": 1, "parts": ["d17", "d17/3"]}
+
+The prompt is the texts of its parts one after the other, and its tokens are their tokens one after
+the other, so that prompts with the same parts in front share these tokens whatever the tokenizer
+would merge. As *blocks*, a prompt is the ids of its full KV-cache blocks, in runs of consecutive
+ids, and what is left over is nobody else's::
+
+    {..., "content": "blocks", "block_size": 16, "texts": 0, ...}
+    {..., "prompt_tokens": 731, "output_tokens": 1, "runs": [[0, 44], [912, 1]]}
+
+An id names a block and all the blocks before it. The header's counts tell a whole file from a
+truncated one. A workload whose data could not be had is a header alone, whose ``missing`` says why.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 
 class WorkloadError(Exception):
-    """A workload or corpus file cannot be used; the message names file, line and reason."""
+    """A workload, trace or corpus cannot be used; the message names file, line and reason."""
 
 
 class _Line(BaseModel):
+    # Not strict about containers, since JSON has no tuples; strict about numbers and text.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -37,49 +55,92 @@ class Header(_Line):
     """First line of a workload file."""
 
     format: Literal["kv-workload"] = "kv-workload"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
+    content: Literal["text", "blocks"]
     name: str
     seed: int
-    tokenizer: str
-    documents: PositiveInt
-    requests: PositiveInt
+    block_size: PositiveInt | None = Field(None, description="tokens a block, of blocks")
+    texts: NonNegativeInt = 0
+    requests: NonNegativeInt
+    warm_up: NonNegativeInt = Field(0, description="so many requests in front only fill the cache")
     params: dict[str, Any]
+    notes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="what was left out, and what else a reader of a figure should know"
+    )
+    missing: str | None = Field(None, description="why there are no requests, and how to get them")
 
 
-class Document(_Line):
-    """A text that requests ask about."""
+class Text(_Line):
+    """A text that prompts are made of."""
 
-    document: str = Field(min_length=1)
-    text: str = Field(min_length=1)
+    text: str = Field(min_length=1, description="its name")
+    content: str = Field(min_length=1)
 
 
 class Request(_Line):
-    """One question about one document; counts are in tokens."""
+    """What all requests have; counts are in tokens. None: the workload knows no such thing."""
 
     request: NonNegativeInt
-    window: NonNegativeInt
-    document: str
-    question: str
+    session: NonNegativeInt | None = None
+    turn: NonNegativeInt | None = None
+    window: NonNegativeInt | None = None
+    arrival_ms: NonNegativeFloat | None = None
     prompt_tokens: PositiveInt
     output_tokens: PositiveInt
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A whole workload file: its header, its texts by document id, its requests in order."""
+class TextRequest(Request):
+    """A request whose prompt is texts."""
 
-    header: Header
-    texts: Mapping[str, str]
-    requests: tuple[Request, ...]
+    parts: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
-    def prompt(self, request: Request) -> str:
-        """Return the full text that the request sends."""
-        return f"{self.texts[request.document]} {request.question}"
+
+Run = Annotated[tuple[NonNegativeInt, PositiveInt], Field(strict=False)]
+
+
+class BlockRequest(Request):
+    """A request whose prompt is blocks: its full blocks as runs of (first id, number of ids)."""
+
+    runs: Annotated[tuple[Run, ...], Field(strict=False)]
 
     @property
-    def longest(self) -> Request:
-        """The request that needs the most KV cache."""
-        return max(self.requests, key=lambda r: r.prompt_tokens + r.output_tokens)
+    def num_blocks(self) -> int:
+        """Number of full blocks."""
+        return sum(count for _, count in self.runs)
+
+    def blocks(self) -> Iterator[int]:
+        """Yield the id of each full block, first to last."""
+        for first, count in self.runs:
+            yield from range(first, first + count)
+
+
+@dataclass(frozen=True)
+class TextWorkload:
+    """A workload of text: its header, its texts by name, its requests in order."""
+
+    header: Header
+    requests: tuple[TextRequest, ...]
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def prompt(self, request: TextRequest) -> str:
+        """Return the full text that the request sends."""
+        return "".join(self.texts[part] for part in request.parts)
+
+
+@dataclass(frozen=True)
+class BlockWorkload:
+    """A workload of blocks: its header, its requests in order."""
+
+    header: Header
+    requests: tuple[BlockRequest, ...]
+
+
+Workload = TextWorkload | BlockWorkload
+
+
+def longest(requests: Sequence[Request]) -> Request:
+    """Return the request that needs the most KV cache."""
+    return max(requests, key=lambda r: r.prompt_tokens + r.output_tokens)
 
 
 def write(path: Path, workload: Workload) -> None:
@@ -88,8 +149,9 @@ def write(path: Path, workload: Workload) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write(workload.header.model_dump_json() + "\n")
-        for document, text in workload.texts.items():
-            file.write(Document(document=document, text=text).model_dump_json() + "\n")
+        if isinstance(workload, TextWorkload):
+            for text, content in workload.texts.items():
+                file.write(Text(text=text, content=content).model_dump_json() + "\n")
         for request in workload.requests:
             file.write(request.model_dump_json() + "\n")
     os.replace(partial, path)
@@ -113,31 +175,57 @@ def read(path: Path) -> Workload:
         raise WorkloadError(f"{path}: empty; delete it and run again to make it anew")
 
     header = _parse(path, 1, lines[0], Header)
-    expected = 1 + header.documents + header.requests
-    texts: dict[str, str] = {}
-    requests: list[Request] = []
-    for number, line in enumerate(lines[1:expected], start=2):
-        if number <= 1 + header.documents:
-            document = _parse(path, number, line, Document)
-            if document.document in texts:
-                raise _bad_line(path, number, f"document {document.document!r} a second time")
-            texts[document.document] = document.text
-        else:
-            request = _parse(path, number, line, Request)
-            if request.document not in texts:
-                raise _bad_line(path, number, f"no document {request.document!r} in this file")
-            if request.request != len(requests):
-                raise _bad_line(
-                    path, number, f"request {request.request} where {len(requests)} is due"
-                )
-            requests.append(request)
+    expected = 1 + header.texts + header.requests
+    texts = _texts(path, lines[1 : 1 + header.texts])
+    first = 2 + header.texts
+    numbered = list(enumerate(lines[first - 1 : expected], start=first))
+    workload: Workload
+    if header.content == "text":
+        requests = tuple(_parse(path, number, line, TextRequest) for number, line in numbered)
+        for (number, _), request in zip(numbered, requests, strict=True):
+            for part in request.parts:
+                if part not in texts:
+                    raise _bad_line(path, number, f"no text {part!r} in this file")
+        workload = TextWorkload(header, requests, texts)
+    else:
+        workload = BlockWorkload(
+            header, tuple(_parse(path, number, line, BlockRequest) for number, line in numbered)
+        )
+        _check_blocks(path, workload, first)
+    for due, (number, _) in enumerate(numbered):
+        if (found := workload.requests[due].request) != due:
+            raise _bad_line(path, number, f"request {found} where {due} is due")
     if len(lines) != expected:
         raise WorkloadError(
             f"{path}: {len(lines)} lines, but its header promises {expected} "
-            f"({header.documents} documents, {header.requests} requests): truncated or appended "
+            f"({header.texts} texts, {header.requests} requests): truncated or appended "
             "to; delete it and run again to make it anew"
         )
-    return Workload(header, texts, tuple(requests))
+    return workload
+
+
+def _texts(path: Path, lines: Sequence[str]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, line in enumerate(lines, start=2):
+        text = _parse(path, number, line, Text)
+        if text.text in texts:
+            raise _bad_line(path, number, f"text {text.text!r} a second time")
+        texts[text.text] = text.content
+    return texts
+
+
+def _check_blocks(path: Path, workload: BlockWorkload, first: int) -> None:
+    block_size = workload.header.block_size
+    if block_size is None:
+        raise _bad_line(path, 1, "not a header: block_size: missing, of a workload of blocks")
+    for number, request in enumerate(workload.requests, start=first):
+        if request.num_blocks != request.prompt_tokens // block_size:
+            raise _bad_line(
+                path,
+                number,
+                f"{request.num_blocks} blocks where {request.prompt_tokens} tokens have "
+                f"{request.prompt_tokens // block_size} full ones",
+            )
 
 
 def _parse(path: Path, number: int, line: str, kind: type[_L]) -> _L:
@@ -146,10 +234,11 @@ def _parse(path: Path, number: int, line: str, kind: type[_L]) -> _L:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
+        name = "request" if issubclass(kind, Request) else kind.__name__.lower()
         raise _bad_line(
             path,
             number,
-            f"not a {kind.__name__.lower()}: {where + ': ' if where else ''}{first['msg']}",
+            f"not a {name}: {where + ': ' if where else ''}{first['msg']}",
         ) from None
 
 

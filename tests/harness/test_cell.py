@@ -110,7 +110,10 @@ def test_dead_or_hung_engine_is_one_message_with_its_log(
 
 
 _SCRIPT = """
+import signal
 import sys
+# Whoever started the tests may have it ignored, as nohup does.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from harness import cell, cli
