@@ -3,11 +3,14 @@
 import os
 import shlex
 import sys
+from pathlib import Path
 
+from figures import catalogue
 from harness import config as configs
 from harness import model as models
 from harness import patching
 from harness import runlock
+from harness import workload as workloads
 from harness.errors import HarnessError
 
 if not config:
@@ -30,10 +33,11 @@ shell.prefix(
 )
 
 CELLS = CONFIG.cells
+REPLAYS = CONFIG.replay_groups
 # Cells that will be compared run one after the other, so that a machine whose speed drifts does
 # little harm to their ratio.
-CELL_ORDER = sorted(
-    CELLS,
+ENGINE_CELLS = sorted(
+    (cell for cell, spec in CELLS.items() if spec.tier != "replay"),
     key=lambda cell: (
         CELLS[cell].workload,
         CELLS[cell].batch_size,
@@ -46,13 +50,31 @@ CELL_ORDER = sorted(
 RESULTS = f"results/{CONFIG.name}"
 ENGINE_TREE = f"build/engines/{SERIES.engine}-{SERIES.version}"
 TINY_MODEL = f"build/models/{models.TINY_QWEN3}"
-# No job makes a model that the user named; a hub id is not even a file.
-MODEL_INPUT = [TINY_MODEL] if CONFIG.model.source == models.TINY_QWEN3 else []
+FIGURES = catalogue.names(CONFIG)
+
+
+def model_input(tier):
+    # No job makes a model that the user named; a hub id is not even a file.
+    return [TINY_MODEL] if CONFIG.tiers[tier].model == models.TINY_QWEN3 else []
+
+
+def workload_file(tier, workload, seed):
+    return f"build/workloads/{CONFIG.name}/{tier}/{workload}-s{seed}.jsonl"
+
+
+# What could not be had the last time may have come since.
+for spec in CELLS.values():
+    workloads.forget_missing(
+        Path(workload_file(spec.tier, spec.workload, spec.seed)),
+        CONFIG.workloads[spec.workload],
+    )
 
 
 wildcard_constraints:
-    cell="|".join(CELLS),
+    cell="|".join(ENGINE_CELLS) or "none",
+    tier="|".join(CONFIG.tiers),
     workload="|".join(CONFIG.workloads),
+    figure="|".join(FIGURES) or "none",
     seed=r"\d+",
 
 
@@ -70,8 +92,12 @@ onstart:
 rule figures:
     default_target: True
     input:
-        f"{RESULTS}/figures/fig3.png",
-        f"{RESULTS}/figures/fig3.pdf",
+        expand(
+            f"{RESULTS}/figures/{{figure}}.{{kind}}",
+            figure=FIGURES,
+            kind=["png", "pdf"],
+        ),
+        f"{RESULTS}/policies.md",
 
 
 rule engine_tree:
@@ -104,32 +130,37 @@ rule tiny_model:
 
 
 rule workload:
-    """The requests of one workload and seed, the same for every cell that has both."""
+    """The requests of one workload and seed, the same for every cell of the tier."""
     input:
-        model=MODEL_INPUT,
+        model=lambda wildcards: model_input(wildcards.tier),
+        corpus=lambda wildcards: workloads.corpus_file(
+            CONFIG.workloads[wildcards.workload]
+        ),
     output:
-        f"build/workloads/{CONFIG.name}/{{workload}}-s{{seed}}.jsonl",
+        "build/workloads/" + CONFIG.name + "/{tier}/{workload}-s{seed}.jsonl",
     log:
-        f"build/logs/{CONFIG.name}-{{workload}}-s{{seed}}.log",
+        f"build/logs/{CONFIG.name}-{{tier}}-{{workload}}-s{{seed}}.log",
     conda:
         "env/conda.yaml"
     params:
         config=CONFIG_FILE,
-        model=lambda wildcards, input: input.model or CONFIG.model.source,
+        model=lambda wildcards, input: input.model or CONFIG.tiers[wildcards.tier].model,
         # So that a changed parameter makes it anew.
         spec=lambda wildcards: CONFIG.workloads[wildcards.workload].model_dump_json(),
+        size=lambda wildcards: CONFIG.tiers[wildcards.tier].model_dump_json(),
     shell:
-        "python -m harness workload {params.config} {wildcards.workload} {wildcards.seed}"
-        " --model {params.model} --output {output} 2>&1 | tee -i {log} >&2"
+        "python -m harness workload {params.config} {wildcards.tier} {wildcards.workload}"
+        " {wildcards.seed} --model {params.model} --output {output} 2>&1 | tee -i {log} >&2"
 
 
 rule cell:
     """One measurement with an engine of its own; never two at a time."""
     input:
-        model=MODEL_INPUT,
-        workload=lambda wildcards: (
-            f"build/workloads/{CONFIG.name}/"
-            f"{CELLS[wildcards.cell].workload}-s{CELLS[wildcards.cell].seed}.jsonl"
+        model=lambda wildcards: model_input(CELLS[wildcards.cell].tier),
+        workload=lambda wildcards: workload_file(
+            CELLS[wildcards.cell].tier,
+            CELLS[wildcards.cell].workload,
+            CELLS[wildcards.cell].seed,
         ),
         tree=lambda wildcards: (
             [ENGINE_TREE] if CELLS[wildcards.cell].engine == "vllm" else []
@@ -138,7 +169,7 @@ rule cell:
         directory(f"{RESULTS}/cells/{{cell}}"),
     log:
         f"{RESULTS}/logs/{{cell}}.log",
-    priority: lambda wildcards: len(CELL_ORDER) - CELL_ORDER.index(wildcards.cell)
+    priority: lambda wildcards: len(ENGINE_CELLS) - ENGINE_CELLS.index(wildcards.cell)
     conda:
         "env/conda.yaml"
     threads: workflow.cores
@@ -146,7 +177,7 @@ rule cell:
         engine=1,
     params:
         config=CONFIG_FILE,
-        model=lambda wildcards, input: input.model or CONFIG.model.source,
+        model=lambda wildcards, input: input.model or CELLS[wildcards.cell].model,
         # So that a changed cell is measured anew.
         spec=lambda wildcards: CELLS[wildcards.cell].model_dump_json(),
         tree=lambda wildcards, input: (
@@ -157,9 +188,65 @@ rule cell:
         " --workload {input.workload} {params.tree} --output {output} 2>&1 | tee -i {log} >&2"
 
 
+rule replay:
+    """All cells of tier replay that share a workload and seed: no clock, so they may overlap."""
+    input:
+        model=lambda wildcards: model_input("replay"),
+        workload=lambda wildcards: workload_file(
+            "replay", wildcards.workload, wildcards.seed
+        ),
+        tree=ENGINE_TREE,
+    output:
+        directory(f"{RESULTS}/cells/replay-{{workload}}-s{{seed}}"),
+    log:
+        f"{RESULTS}/logs/replay-{{workload}}-s{{seed}}.log",
+    # Before the engines, which want the machine for themselves; the longest first.
+    priority: lambda wildcards: len(CELLS) + wildcards.workload.startswith("conversation")
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
+        model=lambda wildcards, input: input.model or CONFIG.tiers["replay"].model,
+        specs=lambda wildcards: [
+            spec.model_dump_json()
+            for spec in REPLAYS[wildcards.workload, int(wildcards.seed)].values()
+        ],
+    shell:
+        "python -m harness replay {params.config} {wildcards.workload} {wildcards.seed}"
+        " --model {params.model} --workload {input.workload} --engine-tree {input.tree}"
+        " --output {output} 2>&1 | tee -i {log} >&2"
+
+
+rule bounds:
+    """What no policy can beat, and what policies that know no prefixes reach."""
+    input:
+        workload=lambda wildcards: workload_file(
+            "replay", wildcards.workload, wildcards.seed
+        ),
+    output:
+        f"{RESULTS}/bounds/{{workload}}-s{{seed}}.csv",
+    log:
+        f"{RESULTS}/logs/bounds-{{workload}}-s{{seed}}.log",
+    priority: len(CELLS)
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
+        sizes=lambda wildcards: sorted(
+            {
+                spec.cache_blocks
+                for spec in REPLAYS[wildcards.workload, int(wildcards.seed)].values()
+            }
+        ),
+    shell:
+        "python -m harness bounds {params.config} {wildcards.workload} {wildcards.seed}"
+        " --workload {input.workload} --output {output} 2>&1 | tee -i {log} >&2"
+
+
 rule cells_table:
     input:
-        expand(f"{RESULTS}/cells/{{cell}}", cell=CELLS),
+        expand(f"{RESULTS}/cells/{{cell}}", cell=ENGINE_CELLS),
+        [f"{RESULTS}/cells/replay-{workload}-s{seed}" for workload, seed in REPLAYS],
     output:
         f"{RESULTS}/cells.csv",
     log:
@@ -170,19 +257,38 @@ rule cells_table:
         "python -m harness table {input} --output {output} 2>&1 | tee -i {log} >&2"
 
 
-rule figure_3:
+rule policies_table:
     input:
         cells=f"{RESULTS}/cells.csv",
-        paper="figures/paper.csv",
+        bounds=[
+            f"{RESULTS}/bounds/{workload}-s{seed}.csv" for workload, seed in REPLAYS
+        ],
     output:
-        png=f"{RESULTS}/figures/fig3.png",
-        pdf=f"{RESULTS}/figures/fig3.pdf",
+        csv=f"{RESULTS}/policies.csv",
+        md=f"{RESULTS}/policies.md",
     log:
-        f"{RESULTS}/logs/fig3.log",
+        f"{RESULTS}/logs/policies_table.log",
+    conda:
+        "env/conda.yaml"
+    shell:
+        "python -m harness policies {input.cells} {input.bounds} --csv {output.csv}"
+        " --markdown {output.md} 2>&1 | tee -i {log} >&2"
+
+
+rule figure:
+    input:
+        cells=f"{RESULTS}/cells.csv",
+        policies=f"{RESULTS}/policies.csv",
+    output:
+        png=f"{RESULTS}/figures/{{figure}}.png",
+        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+    log:
+        f"{RESULTS}/logs/{{figure}}.log",
     conda:
         "env/conda.yaml"
     params:
         config=CONFIG_FILE,
+        results=RESULTS,
     shell:
-        "python -m figures.fig3 {params.config} {input.cells} {output.png} {output.pdf}"
-        " 2>&1 | tee -i {log} >&2"
+        "python -m figures {wildcards.figure} {params.config} {params.results} {output.png}"
+        " {output.pdf} 2>&1 | tee -i {log} >&2"

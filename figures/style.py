@@ -1,6 +1,7 @@
 """What all figures share: colours, markers, names, size, and how they are saved."""
 
 import os
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,7 +10,9 @@ mpl.use("Agg")  # no display is needed, nor asked for
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # From seaborn's colour-blind palette; the markers tell the policies apart in grey, too.
 _PALETTE = sns.color_palette("colorblind")
@@ -22,8 +25,10 @@ COLORS = {
 }
 MARKERS = {"lru": "o", "dbl": "s", "arc": "^", "slru": "D", "s3fifo": "v"}
 LABELS = {"lru": "LRU", "dbl": "DBL", "arc": "ARC", "slru": "SLRU", "s3fifo": "S3-FIFO"}
+PAPER_POLICIES = ("lru", "dbl", "arc")
 
 _DPI = 200
+_FACE_WIDTH = 150
 
 
 def use() -> None:
@@ -32,6 +37,44 @@ def use() -> None:
     plt.rcParams["pdf.fonttype"] = 42  # text stays text
     plt.rcParams["axes.titlelocation"] = "left"
     plt.rcParams["axes.titleweight"] = "bold"
+
+
+def face(figure: Figure, *sentences: str) -> None:
+    """Say on the figure what it shows: tier, workload, size, seeds, what is missing."""
+    lines = [line for said in sentences if said for line in textwrap.wrap(said, _FACE_WIDTH)]
+    figure.suptitle("\n".join(lines), fontsize="small", x=0.01, ha="left")
+
+
+def ours(policy: str) -> Line2D:
+    """Return a legend's entry for our line of a policy."""
+    return Line2D([], [], color=COLORS[policy], marker=MARKERS[policy], label=LABELS[policy])
+
+
+def papers() -> Line2D:
+    """Return a legend's entry for the paper's points."""
+    return Line2D([], [], color="grey", marker="o", mfc="white", linestyle=":", label="paper")
+
+
+def paper_line(axes: Axes, x: "object", values: "object", policy: str) -> None:
+    """Draw the paper's points of one policy."""
+    axes.plot(
+        x,  # type: ignore[arg-type]
+        values,  # type: ignore[arg-type]
+        color=COLORS[policy],
+        marker=MARKERS[policy],
+        markerfacecolor="white",
+        linestyle=":",
+        zorder=2,
+    )
+
+
+def not_run(title: str, reason: str) -> Figure:
+    """Return a figure that says why there is none."""
+    use()
+    figure = plt.figure(figsize=(10, 2.4))
+    figure.text(0.02, 0.9, title, weight="bold", va="top")
+    figure.text(0.02, 0.74, "\n".join(textwrap.wrap(reason, 120)), va="top")
+    return figure
 
 
 def save(figure: Figure, png: Path, pdf: Path) -> None:

@@ -1,6 +1,6 @@
 """The cell: one measurement, one fresh engine, one folder of results.
 
-The measurement happens in a process of its own (``harness.engines.worker``), so that an engine that
+Measuring happens in a process of its own (``harness.engines.worker``), so that an engine that
 dies, however it dies, ends as one clear message; so that which engine is imported is decided by its
 search path; and so that nothing of it is left behind.
 """
@@ -14,18 +14,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from harness import runlock
 from harness.errors import HarnessError
 
-Tier = Literal["cpu", "gpu"]
-# vllm is the patched tree, vllm-stock the installed package as it came.
-EngineName = Literal["vllm", "vllm-stock"]
+Tier = Literal["replay", "cpu", "gpu"]
+# vllm is the patched tree, vllm-stock the installed package as it came, replay the patched tree's
+# scheduler without a model.
+EngineName = Literal["vllm", "vllm-stock", "replay"]
 Policy = Literal["lru", "dbl", "arc", "slru", "s3fifo"]
 
 REQUESTS, TELEMETRY, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
@@ -37,6 +38,8 @@ REQUESTS, TELEMETRY, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
     "metrics.prom",
 )
 
+# How the reason of a cell begins that could not be measured here.
+NOT_RUN = "not run"
 # Where the engine puts its temporary files, so that none are left.
 _TEMPORARY = "tmp"
 _WORKER = "harness.engines.worker"
@@ -63,6 +66,7 @@ class CellSpec(BaseModel):
     seed: NonNegativeInt
     model: str
     dtype: str
+    scale: float = 1.0
 
     @property
     def cache_tokens(self) -> int:
@@ -77,20 +81,31 @@ class CellSpec(BaseModel):
             f"-{self.engine}-{self.policy}"
         )
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a summary says of the cell itself."""
+        return {
+            "cell": self.id,
+            **self.model_dump(exclude={"model"}),
+            "cache_tokens": self.cache_tokens,
+        }
+
 
 class WorkerOrder(BaseModel):
-    """What the worker process is told, as JSON on its command line."""
+    """What the worker process is told, as JSON on its command line.
 
-    spec: CellSpec
+    ``cells`` are by the folder that each is written to; they share the model and the workload.
+    """
+
+    cells: dict[Path, CellSpec]
     model: str
     workload: Path
-    folder: Path
     patches_sha256: str | None
     progress_fd: int
 
 
 def run(
-    spec: CellSpec,
+    cells: Mapping[str, CellSpec],
     *,
     model: str,
     workload: Path,
@@ -98,12 +113,12 @@ def run(
     patches_sha256: str | None,
     folder: Path,
 ) -> None:
-    """Measure one cell and write its folder, whole or not at all.
+    """Measure cells one after the other and write their folder, whole or not at all.
 
     Args:
-        spec: The cell.
+        cells: Each by the name of its folder inside ``folder``; "." is ``folder`` itself.
         model: The model's folder or hub id.
-        workload: The workload file of the cell's workload and seed.
+        workload: The workload file of the cells' workload and seed.
         engine_tree: Folder to import the engine from; the installed package if None.
         patches_sha256: Hash of the patch series in that folder, for the record.
         folder: Where the results go.
@@ -112,25 +127,59 @@ def run(
         HarnessError: if the engine dies or hangs; its log stays beside the folder.
 
     """
-    partial = folder.with_name(f".{folder.name}.partial")
     failed_log = folder.with_name(f"{folder.name}.failed.log")
-    shutil.rmtree(partial, ignore_errors=True)
     failed_log.unlink(missing_ok=True)
-    partial.mkdir(parents=True)
-    try:
-        with _worker(spec, model, workload, engine_tree, patches_sha256, partial) as (
-            process,
-            progress,
-        ):
-            reason = _watch(spec, process, progress)
+    with _whole(folder) as partial:
+        for name in cells:
+            (partial / name).mkdir(exist_ok=True)
+        order = WorkerOrder(
+            cells={partial / name: spec for name, spec in cells.items()},
+            model=model,
+            workload=workload,
+            patches_sha256=patches_sha256,
+            progress_fd=-1,
+        )
+        threads = next(iter(cells.values())).threads
+        with _worker(order, threads, engine_tree, partial) as (process, progress):
+            reason = _watch(folder.name, process, progress)
         if reason is not None:
             log = partial / ENGINE_LOG
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
             os.replace(log, failed_log)
             raise HarnessError(
-                f"cell {spec.id}: {reason}. Last lines of its log ({failed_log}):\n{tail}"
+                f"cell {folder.name}: {reason}. Last lines of its log ({failed_log}):\n{tail}"
             )
         shutil.rmtree(partial / _TEMPORARY)
+
+
+def write_not_run(cells: Mapping[str, CellSpec], reason: str, folder: Path) -> None:
+    """Write the folder of cells that cannot be measured here: a summary that says why.
+
+    Args:
+        cells: As of ``run``.
+        reason: Why, and what to do.
+        folder: Where the results go.
+
+    """
+    with _whole(folder) as partial:
+        for name, spec in cells.items():
+            (partial / name).mkdir(exist_ok=True)
+            summary = spec.summary | {
+                "requests": 0,
+                "valid": False,
+                "invalid_reason": f"{NOT_RUN}: {reason}",
+            }
+            (partial / name / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Give a folder under a temporary name; rename it if all goes well, else remove it."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     finally:
@@ -139,32 +188,20 @@ def run(
 
 @contextlib.contextmanager
 def _worker(
-    spec: CellSpec,
-    model: str,
-    workload: Path,
-    engine_tree: Path | None,
-    patches_sha256: str | None,
-    folder: Path,
+    order: WorkerOrder, threads: int | None, engine_tree: Path | None, folder: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
     """Run the worker in a process group of its own; nothing of it outlives this block."""
     reading, writing = os.pipe()
-    order = WorkerOrder(
-        spec=spec,
-        model=model,
-        workload=workload,
-        folder=folder,
-        patches_sha256=patches_sha256,
-        progress_fd=writing,
-    )
+    order = order.model_copy(update={"progress_fd": writing})
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in process, as the paper measures
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONHASHSEED": "0",  # vLLM seeds its block hashes with it
         "TMPDIR": str((folder / _TEMPORARY).resolve()),
     }
-    if spec.threads is not None:
+    if threads is not None:
         # MKL's own variable goes first there, and Snakemake sets both.
-        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(spec.threads))
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     (folder / _TEMPORARY).mkdir()
     search_path = [str(tree.resolve()) for tree in (engine_tree,) if tree]
     environment["PYTHONPATH"] = os.pathsep.join([*search_path, *_own_search_path()])
@@ -190,7 +227,7 @@ def _own_search_path() -> list[str]:
     return [str(Path(__file__).parents[1]), *([given] if given else [])]
 
 
-def _watch(spec: CellSpec, process: subprocess.Popen[bytes], progress: IO[str]) -> str | None:
+def _watch(name: str, process: subprocess.Popen[bytes], progress: IO[str]) -> str | None:
     """Show progress until the worker ends; return what went wrong, if anything.
 
     Raises:
@@ -208,11 +245,11 @@ def _watch(spec: CellSpec, process: subprocess.Popen[bytes], progress: IO[str]) 
             if not ready:
                 return f"the engine showed no progress for {STALL_SECONDS:.0f} s"
             if progress not in ready:
-                raise HarnessError(f"cell {spec.id}: ended with the run that it belongs to")
+                raise HarnessError(f"cell {name}: ended with the run that it belongs to")
             line = progress.readline()
             if not line:
                 break
-            print(f"{spec.id}: {line.strip()}", file=sys.stderr, flush=True)
+            print(f"{name}: {line.strip()}", file=sys.stderr, flush=True)
     code = process.wait()
     if code < 0:
         return f"the engine was killed by {signal.Signals(-code).name}"
@@ -232,7 +269,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def read_summary(folder: Path) -> dict[str, object]:
+def read_summary(folder: Path) -> dict[str, Any]:
     """Return the summary of a measured cell.
 
     Raises:
@@ -240,7 +277,7 @@ def read_summary(folder: Path) -> dict[str, object]:
 
     """
     try:
-        summary: dict[str, object] = json.loads((folder / SUMMARY).read_text())
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
     except (OSError, ValueError) as error:
         raise HarnessError(f"{folder}: not a measured cell: {error}") from None
     return summary

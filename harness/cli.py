@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -12,12 +13,16 @@ from harness import cell as cells
 from harness import config as configs
 from harness import model as models
 from harness import patching
+from harness import workload as workloads
 from harness.analysis import tables
 from harness.bench import eviction, results
+from harness.cell import CellSpec
+from harness.config import Config
 from harness.errors import HarnessError
-from workloads import docqa, vocabulary
+from workloads import datasets
 from workloads import file as workload_file
-from workloads.file import WorkloadError
+from workloads.datasets import DatasetMissing
+from workloads.file import BlockWorkload, Workload, WorkloadError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     workload = commands.add_parser("workload", help="make the file of one workload and seed")
     workload.add_argument("config", type=Path)
+    workload.add_argument("tier")
     workload.add_argument("name")
     workload.add_argument("seed", type=int)
     workload.add_argument("--model", required=True, help="folder or hub id; its tokenizer counts")
@@ -84,15 +90,43 @@ def _parser() -> argparse.ArgumentParser:
     cell.add_argument("--output", type=Path, required=True, help="folder to write")
     cell.set_defaults(run=_cell)
 
+    replay = commands.add_parser("replay", help="measure all replay cells of a workload and seed")
+    replay.add_argument("config", type=Path)
+    replay.add_argument("workload_name", metavar="workload")
+    replay.add_argument("seed", type=int)
+    replay.add_argument("--model", required=True, help="folder or hub id")
+    replay.add_argument("--workload", type=Path, required=True, help="workload file")
+    replay.add_argument("--engine-tree", type=Path, required=True, help="patched tree")
+    replay.add_argument("--output", type=Path, required=True, help="folder of folders to write")
+    replay.set_defaults(run=_replay)
+
     bench = commands.add_parser("bench", help="measure what the eviction policies cost")
     bench.add_argument("--build", type=Path, required=True, help="folder for what it needs")
     bench.add_argument("--output", type=Path, required=True, help="JSON file to write")
     bench.set_defaults(run=_bench)
 
+    bounds = commands.add_parser("bounds", help="work out what no policy can beat, and rivals")
+    bounds.add_argument("config", type=Path)
+    bounds.add_argument("workload_name", metavar="workload")
+    bounds.add_argument("seed", type=int)
+    bounds.add_argument("--workload", type=Path, required=True, help="workload file of blocks")
+    bounds.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    bounds.set_defaults(run=_bounds)
+
     table = commands.add_parser("table", help="write cells.csv from measured cells")
     table.add_argument("cells", type=Path, nargs="+")
     table.add_argument("--output", type=Path, required=True)
     table.set_defaults(run=lambda a: tables.write_cells(a.cells, a.output))
+
+    comparison = commands.add_parser("policies", help="compare policies with each other and bounds")
+    comparison.add_argument("cells", type=Path, help="cells.csv")
+    comparison.add_argument("bounds", type=Path, nargs="*", help="CSV files of `harness bounds`")
+    comparison.add_argument("--csv", type=Path, required=True)
+    comparison.add_argument("--markdown", type=Path, required=True)
+    comparison.set_defaults(run=_policies)
+
+    data = commands.add_parser("data", help="list the data sets, and download what is missing")
+    data.set_defaults(run=_data)
     return parser
 
 
@@ -129,43 +163,108 @@ def _patch_export(arguments: argparse.Namespace) -> None:
 
 def _workload(arguments: argparse.Namespace) -> None:
     config = configs.load(arguments.config)
-    if arguments.name not in config.workloads:
-        raise HarnessError(f"{arguments.config} has no workload {arguments.name!r}")
-    tokenizer, sha256 = models.load_tokenizer(arguments.model)
-    workload = docqa.build(
-        arguments.name,
-        config.workloads[arguments.name],
-        arguments.seed,
-        tokenizer,
-        sha256,
-        vocabulary.words(),
-    )
-    workload_file.write(arguments.output, workload)
+    for key, known in (("name", config.workloads), ("tier", config.tiers)):
+        if (given := getattr(arguments, key)) not in known:
+            raise HarnessError(f"{arguments.config} has no {key} {given!r}")
+    made = workloads.build(config, arguments.tier, arguments.name, arguments.seed, arguments.model)
+    if made.header.missing:
+        print(f"warning: {arguments.name}: {made.header.missing}", file=sys.stderr)
+    workload_file.write(arguments.output, made)
 
 
 def _cell(arguments: argparse.Namespace) -> None:
     config = configs.load(arguments.config)
     if arguments.id not in config.cells:
         raise HarnessError(f"{arguments.config} has no cell {arguments.id!r}")
-    spec = config.cells[arguments.id]
+    _measure({".": config.cells[arguments.id]}, arguments)
+
+
+def _bounds(arguments: argparse.Namespace) -> None:
+    # Loads libcachesim, which the other commands can do without.
+    from harness.analysis import policies
+
+    config = configs.load(arguments.config)
+    group = _replay_group(config, arguments)
     workload = workload_file.read(arguments.workload)
-    longest = workload.longest
-    if longest.prompt_tokens + longest.output_tokens > spec.cache_tokens:
+    seeds = [seed for name, seed in config.replay_groups if name == arguments.workload_name]
+    policies.write_bounds(
+        _blocks(workload, arguments.workload, next(iter(group.values()))),
+        config.workloads[arguments.workload_name],
+        sorted({spec.cache_blocks for spec in group.values()}),
+        rivals=arguments.seed
+        == min(seed for name, seed in config.replay_groups if name == arguments.workload_name),
+        path=arguments.output,
+        report=lambda line: print(f"{arguments.output.stem}: {line}", file=sys.stderr, flush=True),
+    )
+
+
+def _policies(arguments: argparse.Namespace) -> None:
+    from harness.analysis import policies
+
+    cells = tables.read_cells(arguments.cells)
+    table = policies.compare(cells, [policies.read_bounds(path) for path in arguments.bounds])
+    policies.write(table, arguments.csv, arguments.markdown)
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    for name, card in datasets.cards().items():
+        if card.files:
+            try:
+                datasets.locate(name)
+            except DatasetMissing as error:
+                print(f"warning: {error}", file=sys.stderr)
+    print(datasets.table())
+
+
+def _replay_group(config: Config, arguments: argparse.Namespace) -> dict[str, CellSpec]:
+    key = (arguments.workload_name, arguments.seed)
+    if key not in config.replay_groups:
         raise HarnessError(
-            f"cell {spec.id}: a cache of {spec.cache_tokens} tokens cannot hold request "
-            f"{longest.request} of {arguments.workload}, which needs "
-            f"{longest.prompt_tokens} + {longest.output_tokens}"
+            f"{arguments.config} has no replay cells of workload {key[0]!r} and seed {key[1]}"
         )
+    return config.replay_groups[key]
+
+
+def _blocks(workload: Workload, path: Path, spec: CellSpec) -> BlockWorkload:
+    if not isinstance(workload, BlockWorkload) or workload.header.block_size != spec.block_size:
+        raise HarnessError(
+            f"cell {spec.id}: {path} has {workload.header.content} of size "
+            f"{workload.header.block_size}, not blocks of {spec.block_size} tokens"
+        )
+    return workload
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    config = configs.load(arguments.config)
+    _measure(_replay_group(config, arguments), arguments)
+
+
+def _measure(specs: Mapping[str, CellSpec], arguments: argparse.Namespace) -> None:
+    """Measure cells that share a workload file, after what can be checked without an engine."""
+    workload = workload_file.read(arguments.workload)
+    if workload.header.missing:
+        cells.write_not_run(specs, workload.header.missing, arguments.output)
+        return
+    most = workload_file.longest(workload.requests)
     patches_sha256 = None
     if arguments.engine_tree is not None:
         patches_sha256 = patching.read_manifest(arguments.engine_tree)["patches_sha256"]
-    if (patches_sha256 is None) != (spec.engine == "vllm-stock"):
-        raise HarnessError(
-            f"cell {spec.id}: engine {spec.engine} "
-            + ("needs --engine-tree" if patches_sha256 is None else "takes no --engine-tree")
-        )
+    for spec in specs.values():
+        if most.prompt_tokens + most.output_tokens > spec.cache_tokens:
+            raise HarnessError(
+                f"cell {spec.id}: a cache of {spec.cache_tokens} tokens cannot hold request "
+                f"{most.request} of {arguments.workload}, which needs "
+                f"{most.prompt_tokens} + {most.output_tokens}"
+            )
+        if (patches_sha256 is None) != (spec.engine == "vllm-stock"):
+            raise HarnessError(
+                f"cell {spec.id}: engine {spec.engine} "
+                + ("needs --engine-tree" if patches_sha256 is None else "takes no --engine-tree")
+            )
+        if spec.engine == "replay":
+            _blocks(workload, arguments.workload, spec)
     cells.run(
-        spec,
+        specs,
         model=arguments.model,
         workload=arguments.workload,
         engine_tree=arguments.engine_tree,

@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     field_validator,
@@ -22,64 +23,81 @@ from pydantic import (
 from harness import model as models
 from harness.cell import CellSpec, EngineName, Policy, Tier
 from harness.errors import HarnessError
-from workloads.docqa import DocQA
+from workloads import datasets
+from workloads.docqa import SYNTHETIC, DocQA
+from workloads.sharegpt import ShareGPT
+from workloads.trace import Trace
 
 CPU_BLOCK_SIZE_STEP = 32
+WorkloadName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Model(_Section):
-    """What the engine serves."""
+class TierSettings(_Section):
+    """How every engine of a tier is set, and how much of the paper's size it carries."""
 
-    source: str = Field(
+    model: str = Field(
         models.TINY_QWEN3,
-        description=f"`{models.TINY_QWEN3}` (made by rule), a local folder, or a hub id",
+        description=f"`{models.TINY_QWEN3}` (made by rule), a local folder, or a hub id; replay "
+        "uses its tokenizer only",
     )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-
-
-class Engine(_Section):
-    """How every engine of this run is set."""
-
     block_size: PositiveInt = Field(description="tokens in one KV-cache block")
     threads: PositiveInt | None = Field(
         None, description="threads of an engine on the CPU; without, as many as it likes"
+    )
+    scale: float = Field(
+        1.0, gt=0, le=1, description="shrinks documents and cache alike, so that their ratio stays"
+    )
+    requests: PositiveInt | None = Field(
+        None, description="only so many of a workload's requests are sent; without, all"
     )
 
 
 class Experiment(_Section):
     """A grid of cells: the product of its lists."""
 
+    tier: Tier
     workload: str
-    engine: EngineName = "vllm"
+    engine: EngineName | None = Field(
+        None, description="without: `replay` in the tier of that name, else `vllm`"
+    )
     policies: Annotated[tuple[Policy, ...], Field(min_length=1)]
     cache_tokens: Annotated[
         tuple[PositiveInt, ...],
         Field(min_length=1, description="cache sizes in tokens at the paper's scale"),
     ]
     batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (42,)
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (42,)
+
+    @property
+    def engine_name(self) -> EngineName:
+        """The engine, named or by the tier."""
+        return self.engine or ("replay" if self.tier == "replay" else "vllm")
 
     @model_validator(mode="after")
-    def _stock_is_lru(self) -> "Experiment":
-        if self.engine == "vllm-stock" and self.policies != ("lru",):
+    def _engine_fits(self) -> "Experiment":
+        if self.engine_name == "vllm-stock" and self.policies != ("lru",):
             raise ValueError(
                 f"engine vllm-stock has no policies to choose from but lru, not {self.policies}"
             )
+        if (self.engine_name == "replay") != (self.tier == "replay"):
+            raise ValueError(f"engine {self.engine_name} does not run in tier {self.tier}")
         return self
+
+
+WorkloadParams = Annotated[DocQA | Trace | ShareGPT, Field(discriminator="kind")]
 
 
 class Config(_Section):
     """One run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="results go to results/<name>")
-    tier: Tier
-    model: Model = Model()
-    engine: Engine
-    workloads: dict[str, DocQA]
+    tiers: dict[Tier, TierSettings]
+    workloads: dict[WorkloadName, WorkloadParams]
     experiments: dict[str, Experiment]
 
     @field_validator("experiments")
@@ -91,48 +109,61 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if self.tier == "cpu" and self.engine.block_size % CPU_BLOCK_SIZE_STEP:
+        cpu = self.tiers.get("cpu")
+        if cpu and cpu.block_size % CPU_BLOCK_SIZE_STEP:
             raise ValueError(
-                f"engine.block_size: {self.engine.block_size}: attention on the CPU takes "
+                f"tiers.cpu.block_size: {cpu.block_size}: attention on the CPU takes "
                 f"multiples of {CPU_BLOCK_SIZE_STEP}"
             )
         for name, experiment in self.experiments.items():
-            where = f"experiments.{name}"
-            if experiment.workload not in self.workloads:
-                raise ValueError(
-                    f"{where}.workload: {experiment.workload!r} is none of the workloads of this "
-                    f"config ({', '.join(self.workloads)})"
-                )
-            longest = self.workloads[experiment.workload].length_max
-            if min(experiment.cache_tokens) < longest:
-                raise ValueError(
-                    f"{where}.cache_tokens: {min(experiment.cache_tokens)} tokens are less than "
-                    f"one request of {experiment.workload} can need ({longest}, its length_max)"
-                )
+            self._check_experiment(f"experiments.{name}", experiment)
         return self
+
+    def _check_experiment(self, where: str, experiment: Experiment) -> None:
+        if experiment.workload not in self.workloads:
+            raise ValueError(
+                f"{where}.workload: {experiment.workload!r} is none of the workloads of this "
+                f"config ({', '.join(self.workloads)})"
+            )
+        if experiment.tier not in self.tiers:
+            raise ValueError(
+                f"{where}.tier: {experiment.tier!r} is none of the tiers of this config "
+                f"({', '.join(self.tiers)})"
+            )
+        workload = self.workloads[experiment.workload]
+        scale = self.tiers[experiment.tier].scale
+        if scale != 1 and not isinstance(workload, DocQA):
+            raise ValueError(
+                f"{where}: tier {experiment.tier} has scale {scale}, but {experiment.workload} "
+                "is made of real requests, whose lengths are what they are"
+            )
+        if workload.length_max and min(experiment.cache_tokens) < workload.length_max:
+            raise ValueError(
+                f"{where}.cache_tokens: {min(experiment.cache_tokens)} tokens are less than "
+                f"one request of {experiment.workload} can need ({workload.length_max}, its "
+                "length_max)"
+            )
 
     @property
     def cells(self) -> dict[str, CellSpec]:
         """Every cell of this run by its id, each once, in the order of the experiments."""
         cells = (
             CellSpec(
-                tier=self.tier,
-                engine=experiment.engine,
+                tier=experiment.tier,
+                engine=experiment.engine_name,
                 policy=policy,
                 workload=experiment.workload,
                 batch_size=batch_size,
-                cache_blocks=round(
-                    cache_tokens
-                    * self.workloads[experiment.workload].scale
-                    / self.engine.block_size
-                ),
-                block_size=self.engine.block_size,
-                threads=self.engine.threads,
+                cache_blocks=round(cache_tokens * settings.scale / settings.block_size),
+                block_size=settings.block_size,
+                threads=settings.threads,
                 seed=seed,
-                model=self.model.source,
-                dtype=self.model.dtype,
+                model=settings.model,
+                dtype=settings.dtype,
+                scale=settings.scale,
             )
             for experiment in self.experiments.values()
+            for settings in (self.tiers[experiment.tier],)
             for cache_tokens, seed, batch_size, policy in product(
                 experiment.cache_tokens,
                 experiment.seeds,
@@ -141,6 +172,15 @@ class Config(_Section):
             )
         )
         return {cell.id: cell for cell in cells}
+
+    @property
+    def replay_groups(self) -> dict[tuple[str, int], dict[str, CellSpec]]:
+        """The cells of tier replay by workload and seed: those that one job measures."""
+        groups: dict[tuple[str, int], dict[str, CellSpec]] = {}
+        for name, cell in self.cells.items():
+            if cell.tier == "replay":
+                groups.setdefault((cell.workload, cell.seed), {})[name] = cell
+        return groups
 
 
 def load(path: Path) -> Config:
@@ -166,13 +206,23 @@ def parse(content: object, origin: str) -> Config:
     except ValidationError as error:
         problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
         raise HarnessError(f"{origin}: not a valid config:\n{problems}") from None
-    models.check(config.model.source)
+    for tier, settings in config.tiers.items():
+        models.check(settings.model, f"{origin}: tiers.{tier}.model")
     for name, workload in config.workloads.items():
-        if workload.corpus != "synthetic" and not Path(workload.corpus).is_file():
-            raise HarnessError(
-                f"{origin}: workloads.{name}.corpus: no such file: {workload.corpus}"
-            )
+        _check_source(f"{origin}: workloads.{name}", workload)
     return config
+
+
+def _check_source(where: str, workload: DocQA | Trace | ShareGPT) -> None:
+    known = datasets.cards()
+    if isinstance(workload, Trace) and workload.dataset not in known:
+        raise HarnessError(
+            f"{where}.dataset: {workload.dataset!r} is no data set: {', '.join(known)}"
+        )
+    if isinstance(workload, DocQA):
+        corpus = workload.corpus
+        if corpus not in (SYNTHETIC, *known) and not Path(corpus).is_file():
+            raise HarnessError(f"{where}.corpus: no such file or data set: {corpus}")
 
 
 def _describe(problem: object) -> str:

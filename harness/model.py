@@ -53,8 +53,12 @@ def make_tiny_qwen3(folder: Path) -> None:
     os.replace(partial, folder)
 
 
-def check(source: str) -> None:
+def check(source: str, where: str) -> None:
     """Check that a model named by path is there; a hub id is the engine's to resolve.
+
+    Args:
+        source: The model as a config names it.
+        where: The key that names it, for the message.
 
     Raises:
         HarnessError: if it is a folder that lacks a config or a tokenizer, or a path to nothing.
@@ -66,13 +70,13 @@ def check(source: str) -> None:
     for needed in ("config.json", "tokenizer.json"):
         if not (folder / needed).is_file():
             raise HarnessError(
-                f"model.source: {source} is not a model folder: it has no {needed}; name a folder "
+                f"{where}: {source} is not a model folder: it has no {needed}; name a folder "
                 f"with config.json, tokenizer.json and weights, a hub id, or {TINY_QWEN3}"
             )
 
 
-def load_tokenizer(source: str) -> tuple[Any, str]:
-    """Return the tokenizer of a model folder or hub id, and a sha256 that identifies it.
+def load_tokenizer(source: str) -> Any:
+    """Return the tokenizer of a model folder or hub id.
 
     Raises:
         HarnessError: if it cannot be loaded.
@@ -81,12 +85,9 @@ def load_tokenizer(source: str) -> tuple[Any, str]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise HarnessError(f"no tokenizer could be loaded from {source}: {error}") from None
-    # Read from the loaded object, not the file, which for a hub id is somewhere in a cache.
-    content = tokenizer.backend_tokenizer.to_str()
-    return tokenizer, hashlib.sha256(content.encode()).hexdigest()
 
 
 def digest(source: str) -> str:

@@ -1,10 +1,19 @@
 """From a workload of text to the same workload of blocks, as an engine would cut it."""
 
 from collections.abc import Iterable
-from itertools import chain
+from dataclasses import dataclass
 
 from workloads.corpus import Tokenizer
 from workloads.file import BlockRequest, BlockWorkload, Run, TextWorkload
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Some parts as full blocks and the tokens left over."""
+
+    blocks: tuple[Run, ...]
+    last: int | None
+    rest: tuple[int, ...]
 
 
 def from_text(workload: TextWorkload, tokenizer: Tokenizer, block_size: int) -> BlockWorkload:
@@ -19,27 +28,37 @@ def from_text(workload: TextWorkload, tokenizer: Tokenizer, block_size: int) -> 
     tokens = {name: tokenizer.encode(content) for name, content in workload.texts.items()}
     # A block is its tokens after those of its parent, as in vLLM's chained hashes.
     ids: dict[tuple[int | None, tuple[int, ...]], int] = {}
-    requests = []
-    for request in workload.requests:
-        prompt = list(chain.from_iterable(tokens[part] for part in request.parts))
-        blocks: list[int] = []
-        parent = None
-        for start in range(0, len(prompt) - block_size + 1, block_size):
-            content = tuple(prompt[start : start + block_size])
-            parent = ids.setdefault((parent, content), len(ids))
-            blocks.append(parent)
-        requests.append(
-            BlockRequest(**request.model_dump(exclude={"parts"}), runs=runs(blocks)),
-        )
+    cuts: dict[tuple[str, ...], _Cut] = {(): _Cut((), None, ())}
+
+    def cut(parts: tuple[str, ...]) -> _Cut:
+        # What has been asked before, most often all but the last part, is not cut again.
+        known = len(parts)
+        while parts[:known] not in cuts:
+            known -= 1
+        for end in range(known + 1, len(parts) + 1):
+            before = cuts[parts[: end - 1]]
+            prompt, last = (*before.rest, *tokens[parts[end - 1]]), before.last
+            blocks = []
+            full = len(prompt) // block_size * block_size
+            for start in range(0, full, block_size):
+                last = ids.setdefault((last, prompt[start : start + block_size]), len(ids))
+                blocks.append(last)
+            cuts[parts[:end]] = _Cut(runs(blocks, before.blocks), last, prompt[full:])
+        return cuts[parts]
+
+    requests = tuple(
+        BlockRequest(**request.model_dump(exclude={"parts"}), runs=cut(request.parts).blocks)
+        for request in workload.requests
+    )
     header = workload.header.model_copy(
         update={"content": "blocks", "block_size": block_size, "texts": 0}
     )
-    return BlockWorkload(header, tuple(requests))
+    return BlockWorkload(header, requests)
 
 
-def runs(blocks: Iterable[int]) -> tuple[Run, ...]:
-    """Return ids as runs of (first id, number of consecutive ids)."""
-    found: list[tuple[int, int]] = []
+def runs(blocks: Iterable[int], before: tuple[Run, ...] = ()) -> tuple[Run, ...]:
+    """Return ids as runs of (first id, number of consecutive ids), after those before."""
+    found = list(before)
     for block in blocks:
         if found and block == sum(found[-1]):
             found[-1] = (found[-1][0], found[-1][1] + 1)

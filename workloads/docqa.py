@@ -6,18 +6,20 @@ random, and asks for one token.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from workloads import corpus
 from workloads.corpus import Entry, LengthLaw, Tokenizer
-from workloads.file import Header, Request, Workload
+from workloads.file import Header, TextRequest, TextWorkload
 
+SYNTHETIC = "synthetic"
 OUTPUT_TOKENS = 1
+
+_D = TypeVar("_D")
 
 
 class DocQA(BaseModel):
@@ -27,7 +29,9 @@ class DocQA(BaseModel):
 
     kind: Literal["docqa"] = "docqa"
     corpus: str = Field(
-        "synthetic", description="`synthetic`, or the path of a corpus file (workloads/corpus.py)"
+        SYNTHETIC,
+        description=f"`{SYNTHETIC}`, the name of a data set, or the path of a corpus file "
+        "(workloads/corpus.py)",
     )
     documents: PositiveInt = Field(381, description="number of different documents")
     requests: PositiveInt = Field(3072, description="number of requests")
@@ -37,18 +41,29 @@ class DocQA(BaseModel):
     length_sd: PositiveFloat = Field(1300, description="its standard deviation")
     length_min: PositiveInt = Field(2000, description="shorter prompts are lengthened to this")
     length_max: PositiveInt = Field(9500, description="longer prompts are cut to this")
-    scale: float = Field(
-        1.0, gt=0, le=1, description="shrinks documents and cache alike, so that their ratio stays"
-    )
 
     @property
-    def law(self) -> LengthLaw:
-        """The lengths of documents: those of prompts at this scale, less a whole question."""
+    def popularity(self) -> list[float]:
+        """The share of requests that each rank gets, the most popular first."""
+        weights = [(rank + 1) ** -self.zipf_exponent for rank in range(self.documents)]
+        total = sum(weights)
+        return [weight / total for weight in weights]
+
+    def rankings(self, seed: int, documents: Sequence[_D]) -> Iterator[list[_D]]:
+        """Yield each window's documents, the most popular first; there is no end to them."""
+        rng = random.Random(f"{seed}/popularity")
+        ranking = list(documents)
+        while True:
+            rng.shuffle(ranking)
+            yield list(ranking)
+
+    def law(self, scale: float) -> LengthLaw:
+        """Return the lengths of documents: those of prompts, scaled, less a whole question."""
         return LengthLaw(
-            mean=self.length_mean * self.scale - corpus.QUESTION_TOKENS,
-            sd=self.length_sd * self.scale,
-            shortest=max(1, round(self.length_min * self.scale - corpus.QUESTION_TOKENS)),
-            longest=max(1, round(self.length_max * self.scale - corpus.QUESTION_TOKENS)),
+            mean=self.length_mean * scale - corpus.QUESTION_TOKENS,
+            sd=self.length_sd * scale,
+            shortest=max(1, round(self.length_min * scale - corpus.QUESTION_TOKENS)),
+            longest=max(1, round(self.length_max * scale - corpus.QUESTION_TOKENS)),
         )
 
 
@@ -57,9 +72,10 @@ def build(
     params: DocQA,
     seed: int,
     tokenizer: Tokenizer,
-    tokenizer_sha256: str,
     words: Sequence[str],
-) -> Workload:
+    entries: Sequence[Entry] | None = None,
+    scale: float = 1.0,
+) -> TextWorkload:
     """Make the workload of one seed.
 
     Args:
@@ -67,54 +83,54 @@ def build(
         params: Its parameters.
         seed: Seed of documents, questions, popularity and order alike.
         tokenizer: The model's tokenizer, which counts.
-        tokenizer_sha256: The sha256 of its file.
         words: Words of synthetic text.
+        entries: The corpus to cut documents from; None: synthetic ones.
+        scale: Shrinks all lengths.
 
     Raises:
-        WorkloadError: if the corpus file cannot be used.
+        WorkloadError: if the corpus has too little text.
 
     """
-    entries = _documents(params, tokenizer, words, random.Random(f"{seed}/documents"))
-    popularity = random.Random(f"{seed}/popularity")
+    rng = random.Random(f"{seed}/documents")
+    law = params.law(scale)
+    if entries is None:
+        documents = corpus.synthetic(params.documents, law, words, tokenizer, rng)
+    else:
+        documents = corpus.resize(entries, params.documents, law, tokenizer, rng)
     draws = random.Random(f"{seed}/requests")
-    weights = list(accumulate((rank + 1) ** -params.zipf_exponent for rank in range(len(entries))))
+    probabilities = list(accumulate(params.popularity))
+    rankings = params.rankings(seed, documents)
 
-    requests: list[Request] = []
-    ranking = list(entries)
+    texts = {document.id: document.document for document in documents}
+    tokens = {name: len(tokenizer.encode(text)) for name, text in texts.items()}
+    document_tokens = tuple(tokens.values())
+    requests: list[TextRequest] = []
     for number in range(params.requests):
         window, position = divmod(number, params.window)
         if position == 0:
-            popularity.shuffle(ranking)
-        entry = draws.choices(ranking, cum_weights=weights)[0]
-        question = draws.choice(entry.questions)
-        prompt = f"{entry.document} {question}"
+            ranking = next(rankings)
+        document = draws.choices(ranking, cum_weights=probabilities)[0]
+        asked = draws.randrange(len(document.questions))
+        question = f"{document.id}/{asked}"
+        if question not in texts:
+            texts[question] = f" {document.questions[asked]}"
+            tokens[question] = len(tokenizer.encode(texts[question]))
         requests.append(
-            Request(
+            TextRequest(
                 request=number,
                 window=window,
-                document=entry.id,
-                question=question,
-                prompt_tokens=len(tokenizer.encode(prompt)),
+                prompt_tokens=tokens[document.id] + tokens[question],
                 output_tokens=OUTPUT_TOKENS,
+                parts=(document.id, question),
             )
         )
-    texts = {entry.id: entry.document for entry in entries}
     header = Header(
+        content="text",
         name=name,
         seed=seed,
-        tokenizer=tokenizer_sha256,
-        documents=len(texts),
+        texts=len(texts),
         requests=len(requests),
-        params=params.model_dump(),
+        params={**params.model_dump(), "scale": scale},
+        document_tokens=document_tokens,
     )
-    return Workload(header, texts, tuple(requests))
-
-
-def _documents(
-    params: DocQA, tokenizer: Tokenizer, words: Sequence[str], rng: random.Random
-) -> list[Entry]:
-    if params.corpus == "synthetic":
-        return corpus.synthetic(params.documents, params.law, words, tokenizer, rng)
-    return corpus.resize(
-        corpus.read(Path(params.corpus)), params.documents, params.law, tokenizer, rng
-    )
+    return TextWorkload(header, tuple(requests), texts)

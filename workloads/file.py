@@ -64,6 +64,9 @@ class Header(_Line):
     requests: NonNegativeInt
     warm_up: NonNegativeInt = Field(0, description="so many requests in front only fill the cache")
     params: dict[str, Any]
+    document_tokens: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = Field(
+        (), description="of doc-QA, the length of each document, in the corpus's order"
+    )
     notes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="what was left out, and what else a reader of a figure should know"
     )

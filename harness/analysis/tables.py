@@ -1,12 +1,14 @@
 """``cells.csv``: one row a cell, the interface to figures and to other programs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from harness.cell import read_summary
+from harness.analysis import costmodel
+from harness.cell import SUMMARY, read_summary
 from harness.errors import HarnessError
 
 # Column -> key in summary.json.
@@ -34,27 +36,41 @@ _COLUMNS = {
 
 
 def write_cells(folders: Sequence[Path], path: Path) -> None:
-    """Write one row for each measured cell, ordered by what was measured.
+    """Write one row for each cell, ordered by what was measured.
+
+    Cells of tier replay, which have no clock, get a mean TTFT predicted from their hit rate where
+    the paper has points to fit it on (``costmodel``): at its size and batch size 1.
 
     Args:
-        folders: The cells' folders.
+        folders: The cells' folders, or folders of those.
         path: The CSV file.
 
     Raises:
-        HarnessError: if a folder is not a measured cell.
+        HarnessError: if a folder has no cell in it.
 
     """
-    rows = [
-        {column: summary.get(key) if key else None for column, key in _COLUMNS.items()}
-        for summary in map(read_summary, folders)
-    ]
+    rows = [_row(read_summary(cell)) for folder in folders for cell in _cells(folder)]
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
     table = table.sort_values(
-        ["workload", "mode", "batch_size", "cache_tokens", "seed", "engine", "policy"]
+        ["tier", "workload", "mode", "batch_size", "cache_tokens", "seed", "engine", "policy"]
     )
     partial = path.with_name(f".{path.name}.partial")
     table.to_csv(partial, index=False)
     os.replace(partial, path)
+
+
+def _cells(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{SUMMARY}")) or [folder]
+
+
+def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
+    row = {column: summary.get(key) if key else None for column, key in _COLUMNS.items()}
+    at_papers_size = summary["scale"] == 1 and summary["batch_size"] == 1
+    if summary["tier"] == "replay" and summary["valid"] and at_papers_size:
+        model = costmodel.of_paper(summary["workload"])
+        if model is not None:
+            row |= {"ttft_mean_ms": model.ttft_ms(summary["hit_rate"]), "ttft_kind": "predicted"}
+    return row
 
 
 def read_cells(path: Path) -> pd.DataFrame:

@@ -2,27 +2,38 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+from workloads.file import Request
+
+# vLLM keeps one block to itself as a placeholder.
+RESERVED_BLOCKS = 1
+# Requests are split as little as that allows: TTFT is then one forward pass.
+_MIN_BATCHED_TOKENS = 8192
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A request as an engine takes it."""
+def max_batched_tokens(max_model_len: int) -> int:
+    """Return how many tokens an engine may compute in one step; the same in every tier."""
+    return max(_MIN_BATCHED_TOKENS, max_model_len)
 
-    token_ids: list[int]
-    output_tokens: int
+
+# What vLLM appends to the hashes of the first and, here, only KV cache group.
+_GROUP = (0).to_bytes(4, "big")
+
+R = TypeVar("R", bound=Request, contravariant=True)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What became of a prompt. Times in ns on the monotonic clock.
+    """What became of a request. Times in ns on the monotonic clock; None: there are none.
 
     ``cached_tokens`` is the contiguous prefix found in the cache. ``cached_blocks`` of
     ``queried_blocks`` full blocks were in the cache, whether or not the blocks before them were.
     """
 
-    arrived_ns: int
-    first_token_ns: int
+    arrived_ns: int | None
+    first_token_ns: int | None
+    end_ns: int | None
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
@@ -38,18 +49,18 @@ class Counters:
     hit_tokens: int
 
 
-class Engine(Protocol):
-    """An engine that runs; it ends with its process."""
+class Engine(Protocol[R]):
+    """An engine that runs, with the prompts of one workload at hand; it ends with its process."""
 
     version: str
     imported_from: str
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """Run the prompts as one batch and return when all have finished, in their order."""
+    def warm_up(self) -> None:
+        """Run what shares nothing with the workload, so that the first request costs no more."""
         ...
 
-    def reset_cache(self) -> None:
-        """Empty the prefix cache, and the policy's memory with it."""
+    def generate(self, requests: Sequence[R]) -> list[Completion]:
+        """Run the requests as one batch and return when all have finished, in their order."""
         ...
 
     def counters(self) -> Counters:
@@ -57,9 +68,48 @@ class Engine(Protocol):
         ...
 
     def policy_state(self) -> Mapping[str, float] | None:
-        """Return the eviction policy's state; None if the policy keeps none."""
+        """Return the eviction policy's state; None for vLLM's own, which keeps none."""
         ...
 
-    def metrics_text(self) -> str:
-        """Return the engine's metrics in Prometheus' text format."""
+    def metrics_text(self) -> str | None:
+        """Return the engine's metrics in Prometheus' text format; None if it keeps none."""
         ...
+
+
+class BlockHits:
+    """Counts, at each look-up, the prompt's blocks that are cached, prefix or not.
+
+    Every engine gets the same wrapper, so it costs each of them the same.
+
+    Args:
+        cache_manager: The engine's ``KVCacheManager``, whose look-up is wrapped.
+
+    """
+
+    def __init__(self, cache_manager: Any) -> None:
+        self._found: dict[str, tuple[int, int]] = {}
+        self._is_cached = cache_manager.block_pool.cached_block_hash_to_block._cache.__contains__
+        self._look_up = cache_manager.get_computed_blocks
+        cache_manager.get_computed_blocks = self._counting
+
+    def of(self, request_id: str) -> tuple[int, int]:
+        """Return how many full blocks a request's prompt has and how many of them were cached."""
+        if request_id in self._found:
+            return self._found[request_id]
+        # The engine reports an id without the suffix that it appended.
+        return next(
+            hits for found, hits in self._found.items() if found.startswith(f"{request_id}-")
+        )
+
+    def clear(self) -> None:
+        """Forget what was counted."""
+        self._found.clear()
+
+    def _counting(self, request: Any) -> Any:
+        # The last look-up before its first blocks: later ones find the request's own.
+        if not request.num_preemptions:
+            hashes = request.block_hashes
+            # Past the pool's own look-up, which would take a good part of a replayed request.
+            cached = sum(map(self._is_cached, [block_hash + _GROUP for block_hash in hashes]))
+            self._found[request.request_id] = (len(hashes), cached)
+        return self._look_up(request)

@@ -5,11 +5,12 @@ by one made-up token a request and step.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import vllm
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -18,9 +19,19 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-# vLLM keeps one block to itself as a placeholder.
-_RESERVED_BLOCKS = 1
+from harness.cell import CellSpec
+from harness.engines.base import (
+    RESERVED_BLOCKS,
+    BlockHits,
+    Completion,
+    Counters,
+    max_batched_tokens,
+)
+from workloads.file import BlockRequest, BlockWorkload, longest
+
 _OUTPUT_TOKEN = 0
+# vLLM's own, of sha256.
+_HASH_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Replay:
         policy: The eviction policy; None on an engine without the patches.
         cache_blocks: Usable blocks.
         block_size: Tokens a block.
-        max_tokens: Longest prompt with its output, in tokens; a prompt is never split.
+        max_tokens: Longest prompt with its output, in tokens.
         batch_size: Requests that may run together.
 
     """
@@ -62,14 +73,16 @@ class Replay:
         config = EngineArgs(
             model=model,
             max_model_len=max_tokens,
-            max_num_batched_tokens=max_tokens * batch_size,
+            # However long the requests, there is no model that could not take them.
+            hf_overrides={"max_position_embeddings": max_tokens},
+            max_num_batched_tokens=max_batched_tokens(max_tokens),
             max_num_seqs=batch_size,
             block_size=block_size,
             enable_prefix_caching=True,
             async_scheduling=False,
             **chosen,
         ).create_engine_config()
-        config.cache_config.num_gpu_blocks = cache_blocks + _RESERVED_BLOCKS
+        config.cache_config.num_gpu_blocks = cache_blocks + RESERVED_BLOCKS
         # Of no consequence but to the size of tensors that are never made.
         layers = FullAttentionSpec(
             block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32
@@ -77,7 +90,7 @@ class Replay:
         self._scheduler = Scheduler(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(
-                num_blocks=cache_blocks + _RESERVED_BLOCKS,
+                num_blocks=cache_blocks + RESERVED_BLOCKS,
                 kv_cache_tensors=[],
                 kv_cache_groups=[KVCacheGroupSpec(["layers"], layers)],
                 **chosen,
@@ -86,9 +99,11 @@ class Replay:
             block_size=block_size,
             log_stats=True,
         )
-        self.pool = self._scheduler.kv_cache_manager.block_pool
+        self.cache_manager = self._scheduler.kv_cache_manager
+        self.pool = self.cache_manager.block_pool
         self.policy = getattr(self.pool, "eviction_policy", None)
         self.num_preemptions = 0
+        self.counters = Counters(queried_tokens=0, hit_tokens=0)
 
     def run(self, prompts: Sequence[HashedPrompt]) -> list[int]:
         """Run prompts together until all have finished; return each one's cached tokens."""
@@ -103,15 +118,33 @@ class Replay:
             for new in output.scheduled_new_reqs:
                 cached[new.req_id] = new.num_computed_tokens
             ids = list(output.num_scheduled_tokens)
-            self._scheduler.update_from_output(
+            done = self._scheduler.update_from_output(
                 output,
                 ModelRunnerOutput(
                     req_ids=ids,
                     req_id_to_index={request_id: i for i, request_id in enumerate(ids)},
-                    sampled_token_ids=[[_OUTPUT_TOKEN] for _ in ids],
+                    # Nothing comes of a part of a prompt.
+                    sampled_token_ids=[
+                        [_OUTPUT_TOKEN] if self._is_whole(request_id) else [] for request_id in ids
+                    ],
                 ),
             )
+            self._count(done)
         return [cached[str(i)] for i in range(first, first + len(prompts))]
+
+    def _is_whole(self, request_id: str) -> bool:
+        request = self._scheduler.requests[request_id]
+        return bool(request.num_computed_tokens >= request.num_tokens)
+
+    def _count(self, outputs: Mapping[int, Any]) -> None:
+        """Add up what the scheduler itself says of its look-ups."""
+        for output in outputs.values():
+            if output.scheduler_stats is not None:
+                stats = output.scheduler_stats.prefix_cache_stats
+                self.counters = Counters(
+                    self.counters.queried_tokens + stats.queries,
+                    self.counters.hit_tokens + stats.hits,
+                )
 
     def _request(self, request_id: str, prompt: HashedPrompt) -> Request:
         def hashes(request: Any) -> list[Any]:
@@ -133,3 +166,76 @@ class Replay:
             pooling_params=None,
             block_hasher=hashes,
         )
+
+
+class ReplayEngine:
+    """The engine of the tier of that name: a ``Replay`` of a cell; see ``base.Engine``.
+
+    Args:
+        spec: The cell.
+        model: Folder of a model; only its config is read.
+        workload: The requests to come, in blocks of the cell's size.
+
+    """
+
+    def __init__(self, spec: CellSpec, model: str, workload: BlockWorkload) -> None:
+        self.version, self.imported_from = vllm.__version__, str(vllm.__file__)
+        most = longest(workload.requests)
+        self._replay = Replay(
+            model,
+            spec.policy,
+            spec.cache_blocks,
+            spec.block_size,
+            max_tokens=most.prompt_tokens + most.output_tokens,
+            batch_size=spec.batch_size,
+        )
+        self._block_hits = BlockHits(self._replay.cache_manager)
+        self._num_requests = 0
+
+    def warm_up(self) -> None:
+        """Do nothing: there are no times to spoil."""
+
+    def generate(self, requests: Sequence[BlockRequest]) -> list[Completion]:
+        """Run the requests as one batch."""
+        self._block_hits.clear()
+        cached_tokens = self._replay.run(
+            [
+                HashedPrompt(
+                    [block.to_bytes(_HASH_BYTES) for block in request.blocks()],
+                    request.prompt_tokens,
+                    request.output_tokens,
+                )
+                for request in requests
+            ]
+        )
+        completions = []
+        for request, cached in zip(requests, cached_tokens, strict=True):
+            queried_blocks, cached_blocks = self._block_hits.of(str(self._num_requests))
+            self._num_requests += 1
+            completions.append(
+                Completion(
+                    arrived_ns=None,
+                    first_token_ns=None,
+                    end_ns=None,
+                    prompt_tokens=request.prompt_tokens,
+                    cached_tokens=cached,
+                    output_tokens=request.output_tokens,
+                    queried_blocks=queried_blocks,
+                    cached_blocks=cached_blocks,
+                )
+            )
+        return completions
+
+    def counters(self) -> Counters:
+        """Return the scheduler's own count of tokens looked up and found."""
+        return self._replay.counters
+
+    def policy_state(self) -> Mapping[str, float] | None:
+        """Return the eviction policy's state."""
+        policy = self._replay.policy
+        if policy is None:
+            return None
+        return {**policy.get_stats(), "evictions": policy.num_evictions}
+
+    def metrics_text(self) -> None:
+        """Return nothing: there is no server to ask."""

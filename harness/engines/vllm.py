@@ -1,5 +1,6 @@
 """vLLM, offline and in process; the stock package or the patched tree, whichever is imported."""
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,22 +8,40 @@ from typing import Any
 import vllm
 from prometheus_client import generate_latest
 
+from harness import model as models
 from harness.cell import CellSpec
-from harness.engines.base import Completion, Counters, Prompt
+from harness.engines.base import (
+    RESERVED_BLOCKS,
+    BlockHits,
+    Completion,
+    Counters,
+    max_batched_tokens,
+)
+from workloads.file import Request, Workload, longest
+from workloads.tokens import token_ids
 
-# vLLM keeps one block to itself as a placeholder.
-_RESERVED_BLOCKS = 1
-# So large that a prompt is never split: TTFT is then one forward pass.
-_MIN_BATCHED_TOKENS = 8192
 # On the CPU, vLLM wants most of the memory free before it starts unless told how much it may have.
 # The number of blocks decides how much it takes.
 _CPU_KV_CACHE_BYTES = 1 << 30
+_WARM_UP_REQUESTS = 3
 
 
 class VLLM:
-    """An offline engine with exactly ``spec.cache_blocks`` usable blocks."""
+    """An offline engine with exactly ``spec.cache_blocks`` usable blocks.
 
-    def __init__(self, spec: CellSpec, model: str, max_model_len: int) -> None:
+    Args:
+        spec: The cell.
+        model: The model's folder or hub id.
+        workload: The requests to come.
+
+    """
+
+    def __init__(self, spec: CellSpec, model: str, workload: Workload) -> None:
+        tokenizer = models.load_tokenizer(model)
+        self._prompts = token_ids(workload, tokenizer, tokenizer.vocab_size)
+        self._vocabulary, self._seed = tokenizer.vocab_size, spec.seed
+        most = longest(workload.requests)
+        max_model_len = most.prompt_tokens + most.output_tokens
         options: dict[str, Any] = {}
         if spec.engine == "vllm":
             options["prefix_cache_eviction_policy"] = spec.policy
@@ -34,64 +53,75 @@ class VLLM:
             dtype=spec.dtype,
             seed=0,
             block_size=spec.block_size,
-            num_gpu_blocks_override=spec.cache_blocks + _RESERVED_BLOCKS,
+            num_gpu_blocks_override=spec.cache_blocks + RESERVED_BLOCKS,
             max_model_len=max_model_len,
             max_num_seqs=spec.batch_size,
-            max_num_batched_tokens=max(_MIN_BATCHED_TOKENS, max_model_len),
+            max_num_batched_tokens=max_batched_tokens(max_model_len),
             enable_prefix_caching=True,
+            # A step is scheduled when the one before it is done, so that what is cached when does
+            # not depend on timing.
+            async_scheduling=False,
             disable_log_stats=False,
             trust_remote_code=False,
             **options,
         )
         core = self._llm.llm_engine.engine_core.engine_core
-        self._cache_manager = core.scheduler.kv_cache_manager
-        self._pool = self._cache_manager.block_pool
+        self._pool = core.scheduler.kv_cache_manager.block_pool
         if hasattr(self._pool, "eviction_policy") != (spec.engine == "vllm"):
             raise RuntimeError(f"engine {spec.engine} was imported from {self.imported_from}")
-        usable = self._pool.num_gpu_blocks - _RESERVED_BLOCKS
+        usable = self._pool.num_gpu_blocks - RESERVED_BLOCKS
         if usable != spec.cache_blocks:
             raise RuntimeError(f"{usable} usable blocks, not the {spec.cache_blocks} asked for")
-        self._block_hits: dict[str, tuple[int, int]] = {}
-        self._count_block_hits()
+        self._block_hits = BlockHits(core.scheduler.kv_cache_manager)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """Run the prompts as one batch; see ``base.Engine``."""
-        params = [
-            vllm.SamplingParams(
-                max_tokens=p.output_tokens, temperature=0, ignore_eos=True, detokenize=False
-            )
-            for p in prompts
-        ]
-        self._block_hits.clear()
+    def warm_up(self) -> None:
+        """Run prompts of the workload's lengths that share nothing with it, then forget them."""
+        rng = random.Random(f"{self._seed}/warm-up")
+        by_length = sorted(map(len, self._prompts))
+        for i in range(_WARM_UP_REQUESTS):
+            length = by_length[(len(by_length) - 1) * i // (_WARM_UP_REQUESTS - 1)]
+            self._generate([rng.choices(range(self._vocabulary), k=length)], [1])
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("the engine refused to reset its prefix cache")
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Run the requests as one batch; see ``base.Engine``."""
         # The engine stamps arrivals with the wall clock; this turns them monotonic.
         offset_ns = time.monotonic_ns() - time.time_ns()
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": p.token_ids} for p in prompts], params, use_tqdm=False
+        outputs = self._generate(
+            [self._prompts[request.request] for request in requests],
+            [request.output_tokens for request in requests],
         )
-        return [self._completion(output, offset_ns) for output in outputs]
+        end_ns = time.monotonic_ns()
+        return [self._completion(output, offset_ns, end_ns) for output in outputs]
 
-    def _completion(self, output: Any, offset_ns: int) -> Completion:
-        arrived_ns = int(output.metrics.arrival_time * 1e9) + offset_ns
-        # The engine appends a suffix of its own to the id that it reports.
-        queried, cached = next(
-            hits
-            for request_id, hits in self._block_hits.items()
-            if request_id == output.request_id or request_id.startswith(f"{output.request_id}-")
+    def _generate(self, prompts: Sequence[list[int]], output_tokens: Sequence[int]) -> list[Any]:
+        self._block_hits.clear()
+        outputs: list[Any] = self._llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            [
+                vllm.SamplingParams(
+                    max_tokens=count, temperature=0, ignore_eos=True, detokenize=False
+                )
+                for count in output_tokens
+            ],
+            use_tqdm=False,
         )
+        return outputs
+
+    def _completion(self, output: Any, offset_ns: int, end_ns: int) -> Completion:
+        arrived_ns = int(output.metrics.arrival_time * 1e9) + offset_ns
+        queried, cached = self._block_hits.of(output.request_id)
         return Completion(
             arrived_ns=arrived_ns,
             first_token_ns=arrived_ns + int(output.metrics.first_token_latency * 1e9),
+            end_ns=end_ns,
             prompt_tokens=len(output.prompt_token_ids),
             cached_tokens=output.num_cached_tokens,
             output_tokens=len(output.outputs[0].token_ids),
             queried_blocks=queried,
             cached_blocks=cached,
         )
-
-    def reset_cache(self) -> None:
-        """Empty the prefix cache; see ``base.Engine``."""
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("the engine refused to reset its prefix cache")
 
     def counters(self) -> Counters:
         """Return the engine's prefix-cache counters."""
@@ -111,23 +141,3 @@ class VLLM:
     def metrics_text(self) -> str:
         """Return the engine's metrics in Prometheus' text format."""
         return generate_latest().decode()
-
-    def _count_block_hits(self) -> None:
-        """Count, at each look-up, the prompt's blocks that are cached, prefix or not.
-
-        Every engine under test gets the same wrapper, so it costs each of them the same.
-        """
-        look_up = self._cache_manager.get_computed_blocks
-
-        def counting(request: Any) -> Any:
-            # The last look-up before its first blocks: later ones find the request's own.
-            if not request.num_preemptions:
-                hashes = request.block_hashes
-                cached = sum(
-                    self._pool.get_cached_block(block_hash, [0]) is not None
-                    for block_hash in hashes
-                )
-                self._block_hits[request.request_id] = (len(hashes), cached)
-            return look_up(request)
-
-        self._cache_manager.get_computed_blocks = counting

@@ -1,4 +1,4 @@
-"""The process that measures one cell: its only argument is a ``WorkerOrder`` as JSON."""
+"""The process that measures cells: its only argument is a ``WorkerOrder`` as JSON."""
 
 import os
 import select
@@ -10,7 +10,7 @@ from harness.cell import WorkerOrder
 
 
 def main() -> None:
-    """Measure the ordered cell."""
+    """Measure the ordered cells."""
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     order = WorkerOrder.model_validate_json(sys.argv[1])
 

@@ -1,0 +1,163 @@
+"""Figures 3, 4 and 5: hit rate and predicted mean TTFT against cache size, in tier replay.
+
+Our means over seeds with 95 % intervals, beside the paper's points and under the offline optimum.
+"""
+
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures import style
+from figures.catalogue import Entry
+from figures.results import Results, not_run
+from harness.analysis import costmodel, paper
+from harness.analysis.policies import OPTIMUM
+from harness.analysis.stats import mean_interval
+from harness.errors import HarnessError
+from workloads.docqa import DocQA
+
+# Share of the x axis by which policies are set apart, so that whiskers do not hide each other.
+_DODGE = 0.006
+
+
+def draw(results: Results, entry: Entry) -> Figure:
+    """Draw a figure of one workload, or why there is none.
+
+    Raises:
+        HarnessError: if no cell is valid for another reason than that it could not be run.
+
+    """
+    (workload,), title = entry.workloads, entry.title
+    cells = results.of(entry.tier, workload)
+    cells = cells[cells["batch_size"] == 1]
+    if reason := not_run(cells):
+        return style.not_run(title, reason)
+    invalid = int((~cells["valid"]).sum())
+    cells = cells[cells["valid"]]
+    if cells.empty:
+        raise HarnessError(f"{title}: no valid cell of {workload} to draw")
+    published = paper.joined(workload)
+    published = published.assign(x=published["cache_tokens"] / 1000)
+
+    style.use()
+    panels = 1 if published.empty else 2
+    figure, grid = plt.subplots(
+        1, panels, figsize=(5.6 * panels, 4.6), layout="constrained", squeeze=False
+    )
+    hit_rate = grid[0, 0]
+    _ours(hit_rate, cells, "hit_rate")
+    _optimum(hit_rate, results.policies, workload)
+    hit_rate.set(title="(a) Hit rate", ylabel="hit rate (cached / queried prompt tokens)")
+    if not published.empty:
+        _papers(hit_rate, published, "hit_rate")
+        ttft = grid[0, 1]
+        _ours(ttft, cells, "ttft_mean_ms")
+        _papers(ttft, published, "ttft_mean")
+        ttft.set(title=f"(b) Mean TTFT, predicted for {paper.SETTING}", ylabel="ms (predicted)")
+    for axes in grid[0]:
+        if cells["x"].max() > 8 * cells["x"].min():
+            axes.set_xscale("log")
+            axes.set_xticks(sorted(cells["x"].unique()))
+            axes.get_xaxis().set_major_formatter(lambda x, _: f"{x:g}")
+            axes.minorticks_off()
+        axes.set_ylim(0, axes.dataLim.y1 * 1.1)
+        axes.set_xlabel("KV cache size, thousand tokens")
+    grid[0, -1].legend(
+        handles=_legend(cells, results.policies, workload, not published.empty),
+        loc="lower right",
+        frameon=True,
+        ncols=2,
+        fontsize="small",
+    )
+    style.face(figure, *_sentences(title, cells, results, workload, invalid))
+    return figure
+
+
+def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
+    """Draw a line through the means of the seeds, with 95 % intervals."""
+    policies = [policy for policy in style.LABELS if policy in set(cells["policy"])]
+    logarithmic = cells["x"].max() > 8 * cells["x"].min()
+    for place, policy in enumerate(policies):
+        by_size = cells[cells["policy"] == policy].groupby("x")[column]
+        if by_size.apply(pd.Series.isna).any():
+            continue
+        offset = _DODGE * (place - (len(policies) - 1) / 2)
+        intervals = [mean_interval(list(values)) for _, values in by_size]
+        sizes = [float(x) for x in by_size.groups]  # type: ignore[arg-type]
+        axes.errorbar(
+            [
+                x * math.exp(2 * _DODGE * offset)
+                if logarithmic
+                else x + max(sizes) * _DODGE * offset
+                for x in sizes
+            ],
+            [mean for mean, _ in intervals],
+            yerr=[half if half == half else 0.0 for _, half in intervals],
+            color=style.COLORS[policy],
+            marker=style.MARKERS[policy],
+            capsize=3,
+            zorder=3,
+        )
+
+
+def _papers(axes: Axes, published: pd.DataFrame, column: str) -> None:
+    for policy in style.PAPER_POLICIES:
+        points = published[published["policy"] == policy]
+        style.paper_line(axes, points["x"], points[column], policy)
+
+
+def _optimum(axes: Axes, policies: pd.DataFrame, workload: str) -> None:
+    bound = policies[(policies["workload"] == workload) & (policies["policy"] == OPTIMUM)]
+    axes.plot(bound["cache_tokens"] / 1000, bound["hit_rate"], color="black", linestyle="--")
+
+
+def _legend(
+    cells: pd.DataFrame, policies: pd.DataFrame, workload: str, has_paper: bool
+) -> list[Line2D]:
+    handles = [style.ours(policy) for policy in style.LABELS if policy in set(cells["policy"])]
+    if OPTIMUM in set(policies[policies["workload"] == workload]["policy"]):
+        handles.append(Line2D([], [], color="black", linestyle="--", label="offline optimum"))
+    if has_paper:
+        handles.append(style.papers())
+    return handles
+
+
+def _sentences(
+    title: str, cells: pd.DataFrame, results: Results, workload: str, invalid: int
+) -> list[str]:
+    params = results.config.workloads[workload]
+    requests = sorted(set(cells["requests"]))
+    seeds = sorted(set(cells["seed"]))
+    what = f"{requests[0]:,} requests"
+    if isinstance(params, DocQA):
+        text = "synthetic text" if params.corpus == "synthetic" else f"real text ({params.corpus})"
+        what += (
+            f" about {params.documents} documents of {text}, mean prompt "
+            f"{params.length_mean:,.0f} tokens, at the paper's scale"
+        )
+    elif params.warm_up:
+        what += f" after {params.warm_up:,} that warm the cache"
+    block_size = results.config.tiers["replay"].block_size
+    said = [
+        f"{title}. Tier replay: vLLM's scheduler and block pool without a model, block size "
+        f"{block_size}, batch size 1. {what}; "
+        + (
+            f"mean and 95 % interval over seeds {', '.join(map(str, seeds))}."
+            if len(seeds) > 1
+            else f"seed {seeds[0]}."
+        )
+    ]
+    if cells["ttft_kind"].eq("predicted").any():
+        model = costmodel.of_paper(workload)
+        assert model is not None
+        said.append(
+            f"TTFT is predicted from our hit rates: {model.cold_ms:.0f} ms - {model.saved_ms:.0f} "
+            "ms x hit rate, fitted on the paper's LRU points only."
+        )
+    if invalid:
+        said.append(f"{invalid} invalid cells not drawn.")
+    return said

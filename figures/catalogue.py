@@ -1,0 +1,68 @@
+"""Every figure by its name: what it is drawn from, and for which configs there is one."""
+
+from dataclasses import dataclass
+
+from harness.cell import Tier
+from harness.config import Config
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure: ``figures.<module>.draw`` of the cells of a tier and some workloads.
+
+    There is one for a config with cells of the tier and of at least one of the workloads;
+    ``batch_sizes`` says how many different ones they need.
+    """
+
+    title: str
+    module: str
+    tier: Tier
+    workloads: tuple[str, ...]
+    batch_sizes: int = 1
+
+    def is_for(self, config: Config) -> bool:
+        """Return whether a config has the cells for it."""
+        found = {
+            cell.batch_size
+            for cell in config.cells.values()
+            if cell.tier == self.tier and cell.workload in self.workloads
+        }
+        return len(found) >= self.batch_sizes
+
+
+_QUALITY, _QMSUM, _WIKIQA = "docqa-quality", "docqa-qmsum", "docqa-wikiqa"
+_BAILIAN, _MOONCAKE, _SHAREGPT = (
+    "conversation-bailian-a",
+    "conversation-mooncake",
+    "conversation-sharegpt",
+)
+
+FIGURES = {
+    "fig3": Entry("Figure 3: doc-QA, QuALITY-like", "cachesize", "replay", (_QUALITY,)),
+    "fig3-cpu": Entry("Figure 3, measured: doc-QA, QuALITY-like", "measured", "cpu", (_QUALITY,)),
+    "fig3-qmsum": Entry("Figure 3 on real text: doc-QA, QMSum", "cachesize", "replay", (_QMSUM,)),
+    "fig4": Entry("Figure 4: doc-QA, WikiQA-like", "cachesize", "replay", (_WIKIQA,)),
+    "fig5": Entry(
+        "Figure 5: conversation, Qwen-Bailian trace A", "cachesize", "replay", (_BAILIAN,)
+    ),
+    "fig5-mooncake": Entry(
+        "Figure 5, another trace: conversation, Mooncake", "cachesize", "replay", (_MOONCAKE,)
+    ),
+    "fig5-sharegpt": Entry(
+        "Figure 5, another source: conversation, ShareGPT", "cachesize", "replay", (_SHAREGPT,)
+    ),
+    "fig6": Entry(
+        "Figure 6: batch inference, QuALITY-like", "batchsize", "replay", (_QUALITY,), batch_sizes=2
+    ),
+    "fig7": Entry(
+        "Figure 7: recent and frequent blocks",
+        "t1share",
+        "replay",
+        (_QUALITY, _BAILIAN, _SHAREGPT, _MOONCAKE),
+    ),
+}
+
+
+def names(config: Config) -> list[str]:
+    """Return the figures that there are for a config."""
+    return [name for name, entry in FIGURES.items() if entry.is_for(config)]

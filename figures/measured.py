@@ -1,0 +1,135 @@
+"""Figure 3 on real engines: hit rate and measured mean TTFT against cache size, scaled down."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures import style
+from figures.catalogue import Entry
+from figures.results import Results
+from harness.analysis import paper
+from harness.cell import Tier
+from harness.errors import HarnessError
+from workloads.docqa import DocQA
+
+# In thousand tokens, so that whiskers do not hide each other.
+_DODGE = 2.0
+
+
+def draw(results: Results, entry: Entry) -> Figure:
+    """Draw a figure of one doc-QA workload.
+
+    Raises:
+        HarnessError: if no valid cell is in the results.
+
+    """
+    (workload,), title, tier = entry.workloads, entry.title, entry.tier
+    cells = results.of(tier, workload)
+    cells = cells[cells["batch_size"] == 1]
+    invalid = int((~cells["valid"]).sum())
+    cells = cells[cells["valid"]]
+    patched = cells[cells["engine"] == "vllm"]
+    stock = cells[cells["engine"] == "vllm-stock"]
+    if patched.empty:
+        raise HarnessError(f"{title}: no valid cell of {workload} to draw")
+    published = paper.joined(workload)
+    published = published.assign(x=published["cache_tokens"] / 1000)
+
+    style.use()
+    figure = plt.figure(figsize=(11, 4.6), layout="constrained")
+    grid = figure.add_gridspec(2, 2)
+    hit_rate = figure.add_subplot(grid[:, 0])
+    ttft = figure.add_subplot(grid[0, 1])
+    ttft_paper = figure.add_subplot(grid[1, 1], sharex=ttft)
+
+    _ours(hit_rate, patched, "hit_rate")
+    _papers(hit_rate, published, "hit_rate")
+    _stock(hit_rate, stock, "hit_rate")
+    hit_rate.set(title="(a) Hit rate", ylabel="hit rate (cached / queried prompt tokens)")
+
+    _ours(ttft, patched, "ttft_mean_ms")
+    _stock(ttft, stock, "ttft_mean_ms")
+    ttft.set(title="(b) Mean TTFT, measured here", ylabel="ms")
+    ttft.tick_params(labelbottom=False)
+    _papers(ttft_paper, published, "ttft_mean")
+    ttft_paper.set(title=f"(b) Mean TTFT, paper ({paper.SETTING})", ylabel="ms")
+    for axes in (hit_rate, ttft, ttft_paper):
+        axes.set_ylim(0, axes.dataLim.y1 * 1.1)
+    for axes in (hit_rate, ttft_paper):
+        axes.set_xlabel("KV cache size, thousand tokens at the paper's scale")
+
+    hit_rate.legend(handles=_legend(patched, stock), loc="lower right", frameon=True)
+    style.face(figure, *_sentences(title, patched, results, workload, tier, invalid))
+    return figure
+
+
+def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
+    """Draw a line through the means of the seeds, whiskers from the least to the largest."""
+    for offset, policy in enumerate(style.LABELS, start=-1):
+        by_size = cells[cells["policy"] == policy].groupby("x")[column]
+        seeds = by_size.agg(["mean", "min", "max"])
+        axes.errorbar(
+            seeds.index + _DODGE * offset,
+            seeds["mean"],
+            yerr=[seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]],
+            color=style.COLORS[policy],
+            marker=style.MARKERS[policy],
+            capsize=3,
+            zorder=3,
+        )
+
+
+def _papers(axes: Axes, published: pd.DataFrame, column: str) -> None:
+    for policy in style.PAPER_POLICIES:
+        points = published[published["policy"] == policy]
+        style.paper_line(axes, points["x"], points[column], policy)
+
+
+def _stock(axes: Axes, cells: pd.DataFrame, column: str) -> None:
+    mean = cells.groupby("x")[column].mean()
+    axes.plot(mean.index, mean, "x", color="black", markersize=8, zorder=4)
+
+
+def _legend(patched: pd.DataFrame, stock: pd.DataFrame) -> list[Line2D]:
+    handles = [style.ours(policy) for policy in style.LABELS if policy in set(patched["policy"])]
+    if not stock.empty:
+        handles.append(
+            Line2D([], [], color="black", marker="x", linestyle="", label="vLLM unpatched (LRU)")
+        )
+    handles.append(style.papers())
+    if patched.groupby(["x", "policy"])["seed"].nunique().max() > 1:
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="grey",
+                marker="|",
+                markersize=12,
+                linestyle="",
+                label="seeds, min to max",
+            )
+        )
+    return handles
+
+
+def _sentences(
+    title: str, cells: pd.DataFrame, results: Results, workload: str, tier: Tier, invalid: int
+) -> list[str]:
+    params, settings = results.config.workloads[workload], results.config.tiers[tier]
+    assert isinstance(params, DocQA)
+    text = "synthetic text" if params.corpus == "synthetic" else f"real text ({params.corpus})"
+    scale = (
+        "at the paper's scale"
+        if settings.scale == 1
+        else f"documents and cache at 1/{1 / settings.scale:g} of the paper's size"
+    )
+    seeds = ", ".join(map(str, sorted(set(cells["seed"]))))
+    return [
+        f"{title}. Tier {tier}: real vLLM engine, model {settings.model} ({settings.dtype}), block "
+        f"size {settings.block_size}, batch size 1. Doc-QA on {params.documents} documents of "
+        f"{text}, {scale}, {int(cells['requests'].iloc[0]):,} of the paper's {paper.REQUESTS:,} "
+        f"requests, seeds {seeds}.",
+        f"{invalid} invalid cells not drawn." if invalid else "",
+    ]

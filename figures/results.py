@@ -1,0 +1,65 @@
+"""What the figures are drawn from: a config and the tables of its results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import config as configs
+from harness.analysis import tables
+from harness.cell import NOT_RUN, TELEMETRY, Tier
+from harness.config import Config
+from harness.errors import HarnessError
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one run.
+
+    ``cells`` is ``cells.csv`` (``harness.analysis.tables``), ``policies`` is ``policies.csv``
+    (``harness.analysis.policies``), ``folder`` has the cells' own folders in ``cells/``.
+    """
+
+    config: Config
+    folder: Path
+    cells: pd.DataFrame
+    policies: pd.DataFrame
+
+    def of(self, tier: Tier, workload: str) -> pd.DataFrame:
+        """Return the cells of a workload, with ``x``: thousand tokens at the paper's scale."""
+        cells = self.cells
+        chosen = cells[(cells["tier"] == tier) & (cells["workload"] == workload)]
+        return chosen.assign(x=chosen["cache_tokens"] / self.config.tiers[tier].scale / 1000)
+
+    def telemetry(self, cell: "pd.Series[Any]") -> pd.DataFrame:
+        """Return the policy's state after each batch of a replay cell; a row of ``cells``."""
+        group = self.folder / "cells" / f"replay-{cell['workload']}-s{cell['seed']}"
+        (path,) = group.glob(
+            f"{cell['workload']}-{cell['mode']}{cell['batch_size']}-{cell['cache_tokens']}"
+            f"-s{cell['seed']}-{cell['engine']}-{cell['policy']}/{TELEMETRY}"
+        )
+        return pd.read_parquet(path)
+
+
+def read(config: Path, folder: Path) -> Results:
+    """Read the results of a config's run.
+
+    Raises:
+        HarnessError: if a table is missing or damaged.
+
+    """
+    try:
+        policies = pd.read_csv(folder / "policies.csv")
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{folder}/policies.csv: not readable: {error}") from None
+    cells = tables.read_cells(folder / "cells.csv")
+    return Results(configs.load(config), folder, cells, policies)
+
+
+def not_run(cells: pd.DataFrame) -> str | None:
+    """Return why none of the cells was run; None if some were."""
+    reasons = cells["invalid_reason"].fillna("")
+    if cells.empty or not reasons.str.startswith(NOT_RUN).all():
+        return None
+    return str(reasons.iloc[0])

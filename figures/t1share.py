@@ -1,0 +1,95 @@
+"""Figure 7: ARC's split between recent and frequent blocks, over the requests, in tier replay."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures import style
+from figures.catalogue import Entry
+from figures.results import Results, not_run
+from harness.analysis import paper
+from harness.errors import HarnessError
+from workloads.docqa import DocQA
+
+_COLUMNS = 5
+
+
+def draw(results: Results, entry: Entry) -> Figure:
+    """Draw T1's share of the cache after each request: a row a workload, a panel a cache size.
+
+    Raises:
+        HarnessError: if no valid cell is in the results.
+
+    """
+    drawn = {name: _cells(results, name) for name in entry.workloads}
+    left_out = [
+        f"{name}: {reason}"
+        for name in entry.workloads
+        if (reason := not_run(results.of("replay", name))) is not None
+    ]
+    drawn = {name: cells for name, cells in drawn.items() if len(cells)}
+    if not drawn:
+        raise HarnessError(f"{entry.title}: no valid cell to draw")
+
+    style.use()
+    figure, grid = plt.subplots(
+        len(drawn),
+        _COLUMNS,
+        figsize=(12, 2.3 * len(drawn) + 0.6),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for row, (name, cells) in zip(grid, drawn.items(), strict=True):
+        published = paper.points("fig7", name)
+        for axes, (_, cell) in zip(row, cells.iterrows(), strict=False):
+            _panel(axes, results, cell, published)
+        for axes in row[len(cells) :]:
+            axes.set_axis_off()
+        row[0].set_ylabel(f"{name}\nT1 / cache")
+        for axes in row:
+            axes.set_xlabel("request")
+    grid[0, -1].legend(loc="upper right", fontsize="x-small")
+    style.face(
+        figure,
+        f"{entry.title}. Tier replay, policy arc, batch size 1, one seed: blocks in T1 (used once "
+        "of late) as a share of the cache, after each request, with its median; dotted lines where "
+        "doc-QA's popularity is shuffled anew.",
+        *(f"Not drawn: {line}" for line in left_out),
+    )
+    return figure
+
+
+def _cells(results: Results, workload: str) -> pd.DataFrame:
+    cells = results.of("replay", workload)
+    cells = cells[cells["valid"] & (cells["policy"] == "arc") & (cells["batch_size"] == 1)]
+    cells = cells[cells["seed"] == cells["seed"].min()]
+    drawn = paper.points("fig7", workload)["x"] / 1000
+    if len(drawn):
+        cells = cells[cells["x"].round().isin(drawn)]
+    smallest: pd.DataFrame = cells.sort_values("x").head(_COLUMNS)
+    return smallest
+
+
+def _panel(axes: Axes, results: Results, cell: "pd.Series[Any]", published: pd.DataFrame) -> None:
+    state = results.telemetry(cell)
+    blocks = float(cell["cache_tokens"]) / results.config.tiers["replay"].block_size
+    workload = results.config.workloads[str(cell["workload"])]
+    warm_up = getattr(workload, "warm_up", 0)
+    counted = state[state["request"] >= warm_up]
+    share = counted["t1"] / blocks
+    axes.plot(counted["request"], share, color=style.COLORS["arc"], linewidth=0.7)
+    median = float(np.median(share))
+    axes.axhline(median, color="black", linewidth=1.2, label=f"median {median:.2f}")
+    papers = published[published["x"] / 1000 == round(float(cell["x"]))]["value"]
+    for value in papers:
+        axes.axhline(value, color="grey", linestyle="--", linewidth=1.2, label=f"paper {value:.2f}")
+    if isinstance(workload, DocQA):
+        for start in range(workload.window, int(state["request"].max()), workload.window):
+            axes.axvline(start, color="grey", linestyle=":", linewidth=0.8)
+    axes.set(title=f"{cell['x']:,.0f}k tokens", ylim=(0, 1))
+    axes.legend(loc="upper right", fontsize="x-small")

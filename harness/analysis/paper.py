@@ -1,0 +1,58 @@
+"""The paper's own points, read off its figures.
+
+``paper.csv`` holds every plotted point of Shen, Madhyastha, Underwood, Nicolae, Burns,
+"Recency/Frequency Adaptive KV Caching for Large Language Model Serving", arXiv 2606.21238, that
+could be read, with the uncertainty of the reading. The paper ran Qwen3-14B on one H100 and reports
+one run a point.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+_POINTS = Path(__file__).with_name("paper.csv")
+
+SETTING = "Qwen3-14B, one H100"
+REQUESTS = 3072
+
+
+@cache
+def _table() -> pd.DataFrame:
+    table = pd.read_csv(_POINTS)
+    return table.assign(policy=table["policy"].str.lower()).sort_values("x")
+
+
+def points(figure: str, workload: str | None = None) -> pd.DataFrame:
+    """Return one figure's points, ordered by x.
+
+    Args:
+        figure: As ``fig3a``.
+        workload: One of the figure's workloads; None: all.
+
+    Returns:
+        ``policy`` (lower case), ``x`` (what ``x_name`` says, at the paper's scale), ``metric``,
+        ``value``.
+
+    """
+    table = _table()
+    chosen = table["figure"] == figure
+    if workload is not None:
+        chosen &= table["workload"] == workload
+    return table.loc[chosen, ["policy", "x", "metric", "value"]]
+
+
+def joined(workload: str) -> pd.DataFrame:
+    """Return a workload's points that have both hit rate and mean TTFT.
+
+    Returns:
+        ``policy``, ``cache_tokens``, ``hit_rate`` (fraction), ``ttft_mean`` (ms); empty for a
+        workload that the paper did not run.
+
+    """
+    table = _table()
+    own = table[(table["workload"] == workload) & (table["x_name"] == "cache_tokens")]
+    wide = own.pivot_table(index=["policy", "x"], columns="metric", values="value").reset_index()
+    columns = {"x": "cache_tokens"}
+    wanted = ["policy", "cache_tokens", "hit_rate", "ttft_mean"]
+    return wide.rename(columns=columns).reindex(columns=wanted).dropna(ignore_index=True)

@@ -1,0 +1,114 @@
+"""The workload file that a config asks for, at a tier's size and in a tier's form."""
+
+from functools import cache
+from pathlib import Path
+
+from harness import model as models
+from harness.cell import Tier
+from harness.config import Config, WorkloadParams
+from workloads import blocks, corpus, datasets, docqa, quality, sharegpt, trace, vocabulary
+from workloads.corpus import Entry, Tokenizer
+from workloads.datasets import DatasetMissing
+from workloads.docqa import DocQA
+from workloads.file import BlockWorkload, Header, Workload
+from workloads.sharegpt import ShareGPT
+from workloads.trace import Trace
+
+
+def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workload:
+    """Make the workload of one seed.
+
+    The tier ``replay`` takes blocks, the others text where there is any. A workload whose data
+    cannot be had comes without requests, and says why.
+
+    Args:
+        config: The run.
+        tier: One of its tiers.
+        name: One of its workloads.
+        seed: Seed of all that is random in it.
+        model: The model's folder or hub id, whose tokenizer counts.
+
+    Raises:
+        WorkloadError: if the data is there and bad.
+        HarnessError: if the tokenizer cannot be loaded.
+
+    """
+    settings = config.tiers[tier]
+    params = config.workloads[name]
+    if settings.requests is not None:
+        fewer = min(settings.requests, params.requests or settings.requests)
+        params = params.model_copy(update={"requests": fewer})
+    workload: Workload
+    try:
+        if isinstance(params, Trace):
+            path = datasets.locate(params.dataset)
+            return trace.build(name, params, seed, path, settings.block_size)
+        tokenizer = _Remembering(models.load_tokenizer(model))
+        if isinstance(params, ShareGPT):
+            workload = sharegpt.build(name, params, seed, sharegpt.default_path(), tokenizer)
+        else:
+            workload = docqa.build(
+                name,
+                params,
+                seed,
+                tokenizer,
+                vocabulary.words(),
+                _entries(params),
+                settings.scale,
+            )
+    except DatasetMissing as error:
+        header = Header(
+            content="blocks",
+            name=name,
+            seed=seed,
+            block_size=settings.block_size,
+            requests=0,
+            params=params.model_dump(),
+            missing=str(error),
+        )
+        return BlockWorkload(header, ())
+    if tier == "replay":
+        return blocks.from_text(workload, tokenizer, settings.block_size)
+    return workload
+
+
+class _Remembering:
+    """A tokenizer that encodes a text once: a document is counted, and later cut into blocks."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.encode = cache(tokenizer.encode)
+        self.decode = tokenizer.decode
+
+
+def corpus_file(params: WorkloadParams) -> list[Path]:
+    """Return the file that a config names as the corpus, if it names one."""
+    if not isinstance(params, DocQA) or params.corpus in (docqa.SYNTHETIC, *datasets.cards()):
+        return []
+    return [Path(params.corpus)]
+
+
+def forget_missing(path: Path, params: WorkloadParams) -> None:
+    """Delete a workload file that says its data could not be had, if the data is here by now.
+
+    Args:
+        path: The workload file, which need not exist.
+        params: What it was made of.
+
+    """
+    name = params.dataset if isinstance(params, Trace) else getattr(params, "corpus", "")
+    if name not in datasets.cards() or not path.is_file():
+        return
+    with path.open(encoding="utf-8") as lines:
+        header = Header.model_validate_json(next(lines))
+    if header.missing and (datasets.data_folder() / datasets.cards()[name].files[0].path).is_file():
+        path.unlink()
+
+
+def _entries(params: DocQA) -> list[Entry] | None:
+    if params.corpus == docqa.SYNTHETIC:
+        return None
+    if params.corpus == "quality":
+        return quality.read(datasets.locate(params.corpus))
+    if params.corpus in datasets.cards():
+        return corpus.read(datasets.locate(params.corpus))
+    return corpus.read(Path(params.corpus))
