@@ -191,8 +191,8 @@ def _bounds(arguments: argparse.Namespace) -> None:
         _blocks(workload, arguments.workload, next(iter(group.values()))),
         config.workloads[arguments.workload_name],
         sorted({spec.cache_blocks for spec in group.values()}),
-        rivals=arguments.seed
-        == min(seed for name, seed in config.replay_groups if name == arguments.workload_name),
+        # Each of them is a run of its own, and one seed shows where they stand.
+        rivals=arguments.seed == min(seeds),
         path=arguments.output,
         report=lambda line: print(f"{arguments.output.stem}: {line}", file=sys.stderr, flush=True),
     )

@@ -88,7 +88,7 @@ class BlockHits:
 
     def __init__(self, cache_manager: Any) -> None:
         self._found: dict[str, tuple[int, int]] = {}
-        self._is_cached = cache_manager.block_pool.cached_block_hash_to_block._cache.__contains__
+        self._pool = cache_manager.block_pool
         self._look_up = cache_manager.get_computed_blocks
         cache_manager.get_computed_blocks = self._counting
 
@@ -110,6 +110,8 @@ class BlockHits:
         if not request.num_preemptions:
             hashes = request.block_hashes
             # Past the pool's own look-up, which would take a good part of a replayed request.
-            cached = sum(map(self._is_cached, [block_hash + _GROUP for block_hash in hashes]))
+            # Asked for each time: a reset of the cache replaces it.
+            cache = self._pool.cached_block_hash_to_block._cache
+            cached = sum(block_hash + _GROUP in cache for block_hash in hashes)
             self._found[request.request_id] = (len(hashes), cached)
         return self._look_up(request)

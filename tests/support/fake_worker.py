@@ -34,7 +34,8 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(300)
     threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    (order.folder / SUMMARY).write_text(json.dumps(threads))
+    for folder in order.cells:
+        (folder / SUMMARY).write_text(json.dumps(threads))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workloads import corpus
+from workloads import corpus, datasets
 from workloads.corpus import Entry, LengthLaw
 from workloads.file import WorkloadError
 
@@ -63,13 +63,13 @@ def test_resize_cuts_pieces_that_share_nothing(word_tokenizer: Any) -> None:
         corpus.resize(entries, 20, law, word_tokenizer, random.Random(0))
 
 
-def test_qmsum_fills_quality(root: Path, tiny_model: Path) -> None:
+def test_qmsum_fills_quality(tiny_model: Path) -> None:
     from harness import model
 
-    path = root.parent / "shared" / "data" / "qmsum" / "qmsum.jsonl.gz"
-    if not path.exists():
-        pytest.skip("the QMSum corpus is not here")
-    tokenizer, _ = model.load_tokenizer(str(tiny_model))
+    path = datasets.find("qmsum")
+    if path is None:
+        pytest.skip("the QMSum corpus is not in the data folder")
+    tokenizer = model.load_tokenizer(str(tiny_model))
     law = LengthLaw(mean=721, sd=162, shortest=250, longest=1187)
     pieces = corpus.resize(corpus.read(path), 381, law, tokenizer, random.Random(0))
     lengths = [len(tokenizer.encode(piece.document)) for piece in pieces]

@@ -8,21 +8,23 @@ import pytest
 from support.tokenizer import WordTokenizer
 
 from workloads import docqa, file
+from workloads.corpus import Entry
 from workloads.docqa import DocQA
-from workloads.file import Workload
+from workloads.file import TextWorkload
 
 _WORDS = [f"w{i}" for i in range(500)]
 
 
-def _build(tokenizer: Any, seed: int = 42, **params: Any) -> Workload:
-    given_params: dict[str, Any] = {"documents": 40, "requests": 200, "window": 50, "scale": 0.02}
-    return docqa.build("w", DocQA(**given_params | params), seed, tokenizer, "sha", _WORDS)
+def _build(tokenizer: Any, seed: int = 42, scale: float = 0.02, **params: Any) -> TextWorkload:
+    given_params: dict[str, Any] = {"documents": 40, "requests": 200, "window": 50}
+    params = given_params | params
+    return docqa.build("w", DocQA(**params), seed, tokenizer, _WORDS, scale=scale)
 
 
 def test_windows_reshuffle_popularity(word_tokenizer: Any) -> None:
     workload = _build(word_tokenizer, requests=4000, window=1000, documents=20)
     top = [
-        Counter(r.document for r in workload.requests if r.window == w).most_common(1)[0]
+        Counter(r.parts[0] for r in workload.requests if r.window == w).most_common(1)[0]
         for w in range(4)
     ]
     assert len({document for document, _ in top}) > 1
@@ -33,14 +35,15 @@ def test_windows_reshuffle_popularity(word_tokenizer: Any) -> None:
 
 def test_zipf_exponent_zero_is_uniform(word_tokenizer: Any) -> None:
     workload = _build(word_tokenizer, requests=4000, window=4000, documents=20, zipf_exponent=0)
-    counts = Counter(r.document for r in workload.requests)
+    counts = Counter(r.parts[0] for r in workload.requests)
     assert max(counts.values()) < 300 < 4 * min(counts.values())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42])
 def test_lengths_follow_the_law_whatever_the_seed(word_tokenizer: Any, seed: int) -> None:
     workload = _build(word_tokenizer, seed, documents=381, scale=0.1)
-    lengths = [len(word_tokenizer.encode(text)) for text in workload.texts.values()]
+    lengths = workload.header.document_tokens
+    assert len(lengths) == 381
     # A prompt is a document and a question of 12 words on average; the law counts 13 tokens.
     assert sum(lengths) / len(lengths) == pytest.approx(576.8 - 13, rel=0.005)
     assert min(lengths) >= 200 - 13
@@ -52,11 +55,37 @@ def test_counts_prompt_tokens(word_tokenizer: Any) -> None:
     for request in workload.requests:
         assert request.prompt_tokens == len(word_tokenizer.encode(workload.prompt(request)))
         assert request.output_tokens == 1
+        document, question = (workload.texts[part] for part in request.parts)
+        assert workload.prompt(request) == document + question
+        assert question.startswith(" ")
 
 
 def test_documents_share_no_beginning(word_tokenizer: Any) -> None:
-    texts = _build(word_tokenizer, documents=100).texts.values()
-    assert len({" ".join(text.split()[:4]) for text in texts}) == 100
+    texts = _build(word_tokenizer, documents=100).texts
+    documents = [text for name, text in texts.items() if "/" not in name]
+    assert len({" ".join(text.split()[:4]) for text in documents}) == 100
+
+
+def test_popularity_is_what_the_requests_follow(word_tokenizer: Any) -> None:
+    params = DocQA(documents=20, requests=4000, window=1000)
+    assert sum(params.popularity) == pytest.approx(1)
+    workload = docqa.build("w", params, 3, word_tokenizer, _WORDS, scale=0.02)
+    rankings = params.rankings(3, [f"d{i}" for i in range(20)])
+    for window, ranking in zip(range(4), rankings, strict=False):
+        counts = Counter(r.parts[0] for r in workload.requests if r.window == window)
+        for document, share in zip(ranking[:5], params.popularity, strict=False):
+            assert counts[document] == pytest.approx(1000 * share, abs=5 * (1000 * share) ** 0.5)
+
+
+def test_corpus_is_cut_instead_of_made(word_tokenizer: Any) -> None:
+    text = " ".join(f"u{i}" for i in range(3000))
+    entries = [Entry(id="e", document=text, questions=("Who?", "What?"))]
+    params = DocQA(documents=10, requests=20)
+    workload = docqa.build("w", params, 1, word_tokenizer, _WORDS, entries, scale=0.02)
+    for request in workload.requests:
+        document, question = (workload.texts[part] for part in request.parts)
+        assert document in text
+        assert question in (" Who?", " What?")
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -74,8 +103,8 @@ from workloads import docqa, vocabulary
 class Letters:
     def encode(self, text): return list(text.encode())
     def decode(self, ids): return bytes(ids).decode()
-params = docqa.DocQA(documents=10, requests=30, window=10, scale=0.05)
-w = docqa.build("w", params, 7, Letters(), "sha", vocabulary.words())
+params = docqa.DocQA(documents=10, requests=30, window=10)
+w = docqa.build("w", params, 7, Letters(), vocabulary.words(), scale=0.05)
 from pathlib import Path
 from workloads import file
 file.write(Path(sys.argv[1]), w)
@@ -91,5 +120,5 @@ print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())
         ).stdout.strip()
         for hash_seed in ("1", "2")
     }
-    assert digests == {"65f022a1d1abff3d47b263cfe91d1ec6d68ff3efafd4b3f6c8d631f221c9dc88"}
+    assert digests == {"c1b33504f674f16d9f36353c088e62cdf5f4dc8fa0df82f9a9b8bdec9cac1fbb"}
     assert file.read(tmp_path / "1.jsonl").header.requests == 30

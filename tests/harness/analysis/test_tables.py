@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from harness import cell
 from harness.analysis import tables
+from harness.cell import CellSpec
 from harness.errors import HarnessError
 
 # What other programs rely on.
@@ -17,6 +19,7 @@ _COLUMNS = (
 def _cell(folder: Path, **changes: object) -> Path:
     summary = {
         "tier": "cpu",
+        "scale": 0.1,
         "engine": "vllm",
         "policy": "arc",
         "workload": "w",
@@ -62,3 +65,39 @@ def test_missing_cell_and_other_table_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cells.csv").write_text("a,b\n1,2\n")
     with pytest.raises(HarnessError, match="columns"):
         tables.read_cells(tmp_path / "cells.csv")
+
+
+def test_replayed_cells_get_a_prediction_where_the_paper_has_points(tmp_path: Path) -> None:
+    timeless = {"tier": "replay", "scale": 1, "ttft_kind": None, "mean_ttft_ms": None}
+    (tmp_path / "group").mkdir()
+    _cell(tmp_path / "group" / "a", workload="docqa-quality", policy="a", **timeless)
+    _cell(tmp_path / "group" / "b", workload="docqa-quality", policy="b", batch_size=8, **timeless)
+    _cell(tmp_path / "group" / "c", workload="other", policy="c", **timeless)
+    tables.write_cells([tmp_path / "group"], tmp_path / "cells.csv")
+    table = tables.read_cells(tmp_path / "cells.csv").set_index("policy")
+    assert table["ttft_kind"]["a"] == "predicted"
+    # The line through the paper's LRU points: .227 has 447 ms and .343 has 384 ms.
+    assert 384 < table["ttft_mean_ms"]["a"] < 447
+    assert table["ttft_mean_ms"][["b", "c"]].isna().all()
+    assert table["ttft_p50_ms"]["a"] == 12.0
+
+
+def test_cell_that_was_not_run_is_a_row_that_says_so(tmp_path: Path) -> None:
+    spec = CellSpec(
+        tier="replay",
+        engine="replay",
+        policy="arc",
+        workload="w",
+        batch_size=1,
+        cache_blocks=10,
+        block_size=16,
+        seed=1,
+        model="m",
+        dtype="float32",
+    )
+    cell.write_not_run({spec.id: spec}, "no network", tmp_path / "group")
+    tables.write_cells([tmp_path / "group"], tmp_path / "cells.csv")
+    (row,) = tables.read_cells(tmp_path / "cells.csv").to_dict("records")
+    assert row["invalid_reason"] == "not run: no network"
+    assert not row["valid"]
+    assert (row["policy"], row["cache_tokens"], row["requests"]) == ("arc", 160, 0)

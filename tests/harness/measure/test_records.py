@@ -31,6 +31,7 @@ def _row(number: int, ttft_ms: float) -> RequestRecord:
         session=None,
         turn=None,
         window=0,
+        warm_up=False,
         scheduled_ns=None,
         sent_ns=sent_ns,
         first_byte_ns=None,
@@ -47,17 +48,19 @@ def _row(number: int, ttft_ms: float) -> RequestRecord:
 
 
 ROWS = [_row(i, ttft) for i, ttft in enumerate((10.0, 20.0, 30.0, 40.0))]
-BEFORE, AFTER = Counters(7, 0), Counters(7 + 400, 64)
+FRESH = BEFORE = Counters(7, 0)
+AFTER = Counters(7 + 400, 64)
 
 
 def test_summary_of_known_rows() -> None:
-    summary = records.summarize(SPEC, ROWS, BEFORE, AFTER)
+    summary = records.summarize(SPEC, ROWS, 3.5, FRESH, BEFORE, AFTER)
     assert summary["hit_rate"] == 64 / 400
     assert summary["hit_rate_per_block"] == 4 / 12
     assert summary["mean_ttft_ms"] == pytest.approx(25.0)
     assert summary["median_ttft_ms"] == pytest.approx(25.0)
     assert summary["p90_ttft_ms"] == pytest.approx(np.percentile([10, 20, 30, 40], 90))
-    assert summary["duration"] == pytest.approx(3.5)
+    assert summary["duration"] == 3.5
+    assert summary["ttft_kind"] == "measured"
     assert (summary["requests"], summary["completed"], summary["failed"]) == (4, 4, 0)
     assert summary["cache_tokens"] == 320
     assert summary["valid"]
@@ -81,14 +84,14 @@ def test_summary_of_known_rows() -> None:
 def test_broken_limit_makes_the_cell_invalid(
     rows: list[RequestRecord], before: Counters, after: Counters, reason: str
 ) -> None:
-    summary = records.summarize(SPEC, rows, before, after)
+    summary = records.summarize(SPEC, rows, 1.0, before, before, after)
     assert not summary["valid"]
     assert summary["invalid_reason"].endswith(reason)
 
 
 def test_failed_request_is_not_averaged_in() -> None:
     rows = [*ROWS[:3], replace(ROWS[3], status="error", error="x", first_token_ns=None)]
-    summary = records.summarize(SPEC, rows, BEFORE, Counters(307, 32))
+    summary = records.summarize(SPEC, rows, 1.0, FRESH, BEFORE, Counters(307, 32))
     assert summary["mean_ttft_ms"] == pytest.approx(20.0)
     assert summary["failed"] == 1
 
@@ -97,10 +100,26 @@ def test_files_keep_every_value(tmp_path: Path) -> None:
     records.write_requests(tmp_path, ROWS)
     table = pq.read_table(tmp_path / "requests.parquet")
     assert [RequestRecord(**row) for row in table.to_pylist()] == ROWS
-    states = [
-        TelemetryRecord(request=0, t1=1, t2=2, b1=3, b2=4, p=1.5, evictions=6),
-        TelemetryRecord(request=1, t1=None, t2=None, b1=None, b2=None, p=None, evictions=None),
-    ]
-    records.write_telemetry(tmp_path, states)
+    records.write_telemetry(
+        tmp_path,
+        [TelemetryRecord(0, {"t1": 1, "p": 1.5}), TelemetryRecord(2, {"t1": 2, "p": 0.5})],
+    )
     table = pq.read_table(tmp_path / "telemetry.parquet")
-    assert [TelemetryRecord(**row) for row in table.to_pylist()] == states
+    assert table.to_pydict() == {"request": [0, 2], "t1": [1, 2], "p": [1.5, 0.5]}
+
+
+def test_requests_that_warm_up_count_nowhere() -> None:
+    rows = [replace(ROWS[0], warm_up=True, cached_tokens=64), *ROWS[1:]]
+    summary = records.summarize(SPEC, rows, 1.0, FRESH, Counters(107, 64), Counters(407, 128))
+    assert summary["valid"], summary["invalid_reason"]
+    assert (summary["warm_up_requests"], summary["requests"]) == (1, 3)
+    assert summary["hit_rate"] == 64 / 300
+    assert summary["mean_ttft_ms"] == pytest.approx(30.0)
+
+
+def test_without_a_clock_there_is_no_ttft() -> None:
+    rows = [replace(row, sent_ns=None, first_token_ns=None, end_ns=None) for row in ROWS]
+    summary = records.summarize(SPEC, rows, 1.0, FRESH, BEFORE, AFTER)
+    assert summary["valid"]
+    assert summary["mean_ttft_ms"] is None
+    assert summary["ttft_kind"] is None
