@@ -32,26 +32,32 @@ def draw(results: Results, entry: Entry) -> Figure:
 
     """
     (workload,), title = entry.workloads, entry.title
+    published = paper.joined(workload)
+    published = published.assign(x=published["cache_tokens"] / 1000)
     cells = results.of(entry.tier, workload)
     cells = cells[cells["batch_size"] == 1]
+    if not published.empty:
+        # The paper's figures have the paper's policies; policies.md has all.
+        cells = cells[cells["policy"].isin(style.PAPER_POLICIES)]
     if reason := not_run(cells):
         return style.not_run(title, reason)
     invalid = int((~cells["valid"]).sum())
     cells = cells[cells["valid"]]
     if cells.empty:
         raise HarnessError(f"{title}: no valid cell of {workload} to draw")
-    published = paper.joined(workload)
-    published = published.assign(x=published["cache_tokens"] / 1000)
 
     style.use()
     panels = 1 if published.empty else 2
     figure, grid = plt.subplots(
-        1, panels, figsize=(5.6 * panels, 4.6), layout="constrained", squeeze=False
+        1, panels, figsize=(5.6 * panels + (panels == 1), 4.6), layout="constrained", squeeze=False
     )
     hit_rate = grid[0, 0]
     _ours(hit_rate, cells, "hit_rate")
     _optimum(hit_rate, results.policies, workload)
-    hit_rate.set(title="(a) Hit rate", ylabel="hit rate (cached / queried prompt tokens)")
+    hit_rate.set(
+        title="(a) Hit rate" if panels > 1 else "Hit rate",
+        ylabel="hit rate (cached / queried prompt tokens)",
+    )
     if not published.empty:
         _papers(hit_rate, published, "hit_rate")
         ttft = grid[0, 1]
@@ -64,11 +70,11 @@ def draw(results: Results, entry: Entry) -> Figure:
             axes.set_xticks(sorted(cells["x"].unique()))
             axes.get_xaxis().set_major_formatter(lambda x, _: f"{x:g}")
             axes.minorticks_off()
-        axes.set_ylim(0, axes.dataLim.y1 * 1.1)
         axes.set_xlabel("KV cache size, thousand tokens")
-    grid[0, -1].legend(
+    hit_rate.set_ylim(0, hit_rate.dataLim.y1 * 1.1)
+    hit_rate.legend(
         handles=_legend(cells, results.policies, workload, not published.empty),
-        loc="lower right",
+        loc="lower right" if panels > 1 else "upper left",
         frameon=True,
         ncols=2,
         fontsize="small",

@@ -28,7 +28,8 @@ LABELS = {"lru": "LRU", "dbl": "DBL", "arc": "ARC", "slru": "SLRU", "s3fifo": "S
 PAPER_POLICIES = ("lru", "dbl", "arc")
 
 _DPI = 200
-_FACE_WIDTH = 150
+# At the size of a figure's face.
+_CHARACTERS_AN_INCH = 13
 
 
 def use() -> None:
@@ -41,7 +42,8 @@ def use() -> None:
 
 def face(figure: Figure, *sentences: str) -> None:
     """Say on the figure what it shows: tier, workload, size, seeds, what is missing."""
-    lines = [line for said in sentences if said for line in textwrap.wrap(said, _FACE_WIDTH)]
+    width = int(_CHARACTERS_AN_INCH * figure.get_figwidth())
+    lines = [line for said in sentences if said for line in textwrap.wrap(said, width)]
     figure.suptitle("\n".join(lines), fontsize="small", x=0.01, ha="left")
 
 
@@ -73,7 +75,8 @@ def not_run(title: str, reason: str) -> Figure:
     use()
     figure = plt.figure(figsize=(10, 2.4))
     figure.text(0.02, 0.9, title, weight="bold", va="top")
-    figure.text(0.02, 0.74, "\n".join(textwrap.wrap(reason, 120)), va="top")
+    lines = textwrap.wrap(reason, 120, break_long_words=False, break_on_hyphens=False)
+    figure.text(0.02, 0.74, "\n".join(lines), va="top")
     return figure
 
 

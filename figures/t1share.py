@@ -26,12 +26,11 @@ def draw(results: Results, entry: Entry) -> Figure:
 
     """
     drawn = {name: _cells(results, name) for name in entry.workloads}
-    left_out = [
-        f"{name}: {reason}"
-        for name in entry.workloads
-        if (reason := not_run(results.of("replay", name))) is not None
-    ]
+    reasons = {name: not_run(results.of("replay", name)) for name in entry.workloads}
+    left_out = {name: reason for name, reason in reasons.items() if reason}
     drawn = {name: cells for name, cells in drawn.items() if len(cells)}
+    if not drawn and left_out:
+        return style.not_run(entry.title, "; ".join(left_out.values()))
     if not drawn:
         raise HarnessError(f"{entry.title}: no valid cell to draw")
 
@@ -53,13 +52,12 @@ def draw(results: Results, entry: Entry) -> Figure:
         row[0].set_ylabel(f"{name}\nT1 / cache")
         for axes in row:
             axes.set_xlabel("request")
-    grid[0, -1].legend(loc="upper right", fontsize="x-small")
     style.face(
         figure,
         f"{entry.title}. Tier replay, policy arc, batch size 1, one seed: blocks in T1 (used once "
         "of late) as a share of the cache, after each request, with its median; dotted lines where "
         "doc-QA's popularity is shuffled anew.",
-        *(f"Not drawn: {line}" for line in left_out),
+        *(f"Not run: {name}; cells.csv says why, and what to do." for name in left_out),
     )
     return figure
 
@@ -82,9 +80,9 @@ def _panel(axes: Axes, results: Results, cell: "pd.Series[Any]", published: pd.D
     warm_up = getattr(workload, "warm_up", 0)
     counted = state[state["request"] >= warm_up]
     share = counted["t1"] / blocks
-    axes.plot(counted["request"], share, color=style.COLORS["arc"], linewidth=0.7)
     median = float(np.median(share))
-    axes.axhline(median, color="black", linewidth=1.2, label=f"median {median:.2f}")
+    axes.axhline(median, color="black", linewidth=2.5, alpha=0.6, label=f"median {median:.2f}")
+    axes.plot(counted["request"], share, color=style.COLORS["arc"], linewidth=0.9, zorder=3)
     papers = published[published["x"] / 1000 == round(float(cell["x"]))]["value"]
     for value in papers:
         axes.axhline(value, color="grey", linestyle="--", linewidth=1.2, label=f"paper {value:.2f}")

@@ -189,7 +189,8 @@ def _compare(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
     points, points_half = (
         mean_interval(list(paired["points"])) if len(paired) else (float("nan"), float("nan"))
     )
-    possible = paired["possible"].mean()
+    # An endless cache is no way to close it.
+    possible = float("nan") if key["policy"] == INFINITE else paired["possible"].mean()
     values = (
         len(group),
         mean,

@@ -13,7 +13,9 @@ import psutil
 import pytest
 import yaml
 
+from figures import catalogue
 from harness import config
+from harness.analysis import tables
 
 _SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "all"]
 
@@ -31,11 +33,13 @@ def copy(root: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def _snakemake(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def _snakemake(
+    folder: Path, *arguments: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*_SNAKEMAKE, *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder)},
+        env=os.environ | {"PYTHONPATH": str(folder)} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -46,9 +50,14 @@ def _snakemake(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[st
 def test_dry_run_has_every_cell_once(copy: Path, name: str) -> None:
     run = _snakemake(copy, "figures", "--dry-run", "--configfile", f"config/{name}.yaml")
     assert run.returncode == 0, run.stderr
-    cells = config.load(copy / "config" / f"{name}.yaml").cells
-    for cell in cells:
-        assert f"results/{name}/cells/{cell}\n" in run.stdout + run.stderr
+    parsed = config.load(copy / "config" / f"{name}.yaml")
+    folders = [cell for cell, spec in parsed.cells.items() if spec.tier != "replay"]
+    folders += [f"replay-{workload}-s{seed}" for workload, seed in parsed.replay_groups]
+    output = run.stdout + run.stderr
+    for folder in folders:
+        assert output.count(f"    output: results/{name}/cells/{folder}\n") == 1
+    for figure in catalogue.names(parsed):
+        assert f"results/{name}/figures/{figure}.png" in output
 
 
 def test_cpu_config_is_the_default_and_figures_the_default_target(copy: Path) -> None:
@@ -56,13 +65,17 @@ def test_cpu_config_is_the_default_and_figures_the_default_target(copy: Path) ->
     assert explicit.returncode == 0, explicit.stderr
     run = _snakemake(copy, "--dry-run")
     assert "results/cpu/figures/fig3.png" in run.stdout + run.stderr
+    assert "results/cpu/policies.md" in run.stdout + run.stderr
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"tier": "tpu"}, "tier: Input should be 'cpu' or 'gpu', not 'tpu'"),
-        ({"engine": {"block_size": 48}}, "engine.block_size: 48"),
+        ({"tiers": {"tpu": {"block_size": 16}}}, "should be 'replay', 'cpu' or 'gpu', not 'tpu'"),
+        (
+            {"tiers": {"cpu": {"block_size": 48}, "replay": {"block_size": 16}}},
+            "tiers.cpu.block_size: 48",
+        ),
     ],
 )
 def test_bad_config_is_one_message_before_anything_runs(
@@ -107,7 +120,7 @@ def test_interrupted_run_goes_on_where_it_was(copy: Path) -> None:
     content = yaml.safe_load((copy / "config/smoke.yaml").read_text())
     content["workloads"]["docqa-quality"] |= {"documents": 10, "requests": 20, "window": 20}
     content["experiments"] = {
-        "figure-3": content["experiments"]["figure-3"]
+        "figure-3-cpu": content["experiments"]["figure-3-cpu"]
         | {"policies": ["lru", "arc"], "cache_tokens": [20000]}
     }
     (copy / "config/smoke.yaml").write_text(yaml.safe_dump(content))
@@ -143,6 +156,36 @@ def test_interrupted_run_goes_on_where_it_was(copy: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert (finished / "summary.json").stat().st_mtime_ns == measured
     assert len(list(cells.iterdir())) == 2
-    assert (copy / "results" / "smoke" / "figures" / "fig3.png").stat().st_size > 10_000
+    assert (copy / "results" / "smoke" / "figures" / "fig3-cpu.png").stat().st_size > 10_000
     assert "Nothing to be done" in _snakemake(copy, *arguments).stderr
     _wait_until_gone(copy)
+
+
+def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes(
+    copy: Path, tmp_path: Path
+) -> None:
+    content = yaml.safe_load((copy / "config/smoke.yaml").read_text())
+    content["workloads"]["conversation-mooncake"]["warm_up"] = 1
+    experiment = content["experiments"]["figure-5-mooncake"] | {"policies": ["arc"]}
+    content["experiments"] = {"figure-5-mooncake": experiment}
+    (copy / "config/smoke.yaml").write_text(yaml.safe_dump(content))
+    # No network: nothing listens there.
+    environment = {"KV_DATA": str(tmp_path / "data"), "https_proxy": "http://127.0.0.1:9"}
+    arguments = ["figures", "--configfile", "config/smoke.yaml"]
+    results = copy / "results" / "smoke"
+
+    run = _snakemake(copy, *arguments, **environment)
+    assert run.returncode == 0, run.stderr
+    assert "warning: conversation-mooncake: data set mooncake is not in" in run.stderr
+    (row,) = tables.read_cells(results / "cells.csv").to_dict("records")
+    assert not row["valid"]
+    assert row["invalid_reason"].startswith("not run: data set mooncake is not in ")
+    assert "Download" in row["invalid_reason"]
+    assert (results / "figures" / "fig5-mooncake.png").is_file()
+    assert "Nothing to be done" in _snakemake(copy, *arguments, **environment).stderr
+
+    (tmp_path / "data" / "mooncake").mkdir(parents=True)
+    (tmp_path / "data" / "mooncake" / "conversation_trace.jsonl").write_text("not the trace")
+    run = _snakemake(copy, *arguments, **environment)
+    assert run.returncode != 0
+    assert "not the right file: its sha256 is" in run.stderr

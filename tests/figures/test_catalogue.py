@@ -1,0 +1,69 @@
+"""What figures there are, and the command that draws one."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.results import row
+
+from figures import catalogue
+from harness import config
+from harness.analysis import tables
+
+_POLICIES = "workload,cache_tokens,kind,policy,seeds,hit_rate\n"
+
+
+def test_every_figure_has_a_module_that_draws() -> None:
+    for entry in catalogue.FIGURES.values():
+        assert callable(import_module(f"figures.{entry.module}").draw)
+
+
+def test_config_has_the_figures_of_its_cells(root: Path) -> None:
+    cpu = config.load(root / "config" / "cpu.yaml")
+    assert catalogue.names(cpu) == list(catalogue.FIGURES)
+    fewer = cpu.model_copy(update={"experiments": {"naive": cpu.experiments["naive"]}})
+    assert catalogue.names(fewer) == ["fig3-cpu"]
+    one_batch_size = cpu.model_copy(
+        update={"experiments": {"figure-3": cpu.experiments["figure-3"]}}
+    )
+    assert catalogue.names(one_batch_size) == ["fig3", "fig7"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pd.DataFrame([row()], columns=list(tables._COLUMNS)).to_csv(tmp_path / "cells.csv", index=False)
+    (tmp_path / "policies.csv").write_text(_POLICIES)
+    return tmp_path
+
+
+def _draw(root: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "figures", "fig3", "config/cpu.yaml", str(folder)]
+    return subprocess.run(
+        [*command, str(folder / "f" / "fig3.png"), str(folder / "f" / "fig3.pdf")],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_command_writes_both_files_whole(root: Path, folder: Path) -> None:
+    run = _draw(root, folder)
+    assert run.returncode == 0, run.stderr
+    assert sorted(path.name for path in (folder / "f").iterdir()) == ["fig3.pdf", "fig3.png"]
+    assert (folder / "f" / "fig3.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "f" / "fig3.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("missing", ["cells.csv", "policies.csv"])
+def test_missing_table_is_one_message(root: Path, folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
+    run = _draw(root, folder)
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ")
+    assert missing in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (folder / "f").exists()

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+from support.results import results, row
+
+from figures import measured
+from figures.catalogue import FIGURES
+from harness.analysis import paper
+from harness.errors import HarnessError
+
+_ENTRY = FIGURES["fig3-cpu"]
+_CPU = {"tier": "cpu", "engine": "vllm", "requests": 512, "cache_tokens": 4992}
+
+
+def test_draws_means_of_valid_cells_beside_the_papers_points(root: Path, tmp_path: Path) -> None:
+    rows = [
+        row(**_CPU),
+        row(**_CPU, seed=43) | {"hit_rate": 0.3},
+        row(**_CPU, policy="arc") | {"hit_rate": 0.4},
+        row(**_CPU, policy="arc") | {"cache_tokens": 9984, "hit_rate": 0.5},
+        row(**_CPU, policy="dbl", valid=False, invalid_reason="too late") | {"hit_rate": 0.9},
+        row(**_CPU) | {"engine": "vllm-stock"},
+        row(hit_rate=0.8),
+    ]
+    figure = measured.draw(results(root, tmp_path, *rows), _ENTRY)
+    text = figure.get_suptitle().replace("\n", " ")
+    for said in ("Tier cpu", "tiny-qwen3", "1/10", "512 of the paper's 3,072", "1 invalid"):
+        assert said in text
+    drawn = [list(line.get_ydata()) for line in figure.axes[0].get_lines()]  # type: ignore[arg-type]
+    assert [0.25] in drawn
+    assert [0.4, 0.5] in drawn
+    assert [0.9] not in drawn
+    assert [0.8] not in drawn
+    papers = list(paper.joined("docqa-quality").query("policy == 'arc'")["hit_rate"])
+    assert papers in drawn
+    assert papers == [0.335, 0.424, 0.474, 0.508, 0.539, 0.565]
+
+
+def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
+    broken = row(**_CPU, valid=False, invalid_reason="x")
+    with pytest.raises(HarnessError, match="no valid cell of docqa-quality"):
+        measured.draw(results(root, tmp_path, broken), _ENTRY)

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.results import results, row
+
+from figures import t1share
+from figures.catalogue import FIGURES
+from harness.errors import HarnessError
+
+_ENTRY = FIGURES["fig7"]
+
+
+def _telemetry(folder: Path, workload: str, cache_tokens: int, t1: list[int]) -> None:
+    name = f"{workload}-batch1-{cache_tokens}-s42-replay-arc"
+    cell = folder / "cells" / f"replay-{workload}-s42" / name
+    cell.mkdir(parents=True)
+    state = pd.DataFrame({"request": range(len(t1)), "t1": t1, "t2": 0})
+    state.to_parquet(cell / "telemetry.parquet")
+
+
+def test_share_of_the_cache_with_its_median_and_the_papers(root: Path, tmp_path: Path) -> None:
+    _telemetry(tmp_path, "docqa-quality", 50_000, [0, 625, 1250, 3125])
+    rows = [
+        row(policy="arc"),
+        row(policy="arc", seed=43),
+        row(policy="arc", cache_tokens=250_000),  # a size that the paper does not show
+        row(policy="lru"),
+        row(
+            policy="arc",
+            workload="conversation-bailian-a",
+            valid=False,
+            invalid_reason="not run: no network",
+        ),
+    ]
+    figure = t1share.draw(results(root, tmp_path, *rows), _ENTRY)
+    panel = figure.axes[0]
+    lines = [list(line.get_ydata()) for line in panel.get_lines()]  # type: ignore[arg-type]
+    assert [0.0, 0.2, 0.4, 1.0] in lines
+    legend = panel.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["median 0.30", "paper 0.18"]
+    assert sum(axes.axison for axes in figure.axes) == 1
+    assert "Not run: conversation-bailian-a" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_requests_that_warm_up_are_not_drawn(root: Path, tmp_path: Path) -> None:
+    _telemetry(tmp_path, "conversation-mooncake", 200_000, [12_500] * 5000 + [1250] * 10)
+    cell = row(policy="arc", workload="conversation-mooncake", cache_tokens=200_000)
+    figure = t1share.draw(results(root, tmp_path, cell), _ENTRY)
+    lines = [list(line.get_ydata()) for line in figure.axes[0].get_lines()]  # type: ignore[arg-type]
+    assert [0.1] * 10 in lines
+
+
+def test_nothing_that_could_be_run_is_a_figure_that_says_why(root: Path, tmp_path: Path) -> None:
+    missing = row(policy="arc", workload="conversation-mooncake", valid=False)
+    figure = t1share.draw(
+        results(root, tmp_path, missing | {"invalid_reason": "not run: no network"}), _ENTRY
+    )
+    assert "not run: no network" in " ".join(text.get_text() for text in figure.texts)
+
+
+def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"Figure 7: .*no valid cell"):
+        t1share.draw(results(root, tmp_path, row()), _ENTRY)

@@ -1,0 +1,16 @@
+from harness.analysis import paper
+
+
+def test_every_point_that_could_be_read_is_there() -> None:
+    for figure, values in (("fig3a", 18), ("fig3b", 18), ("fig4a", 18), ("fig5a", 15)):
+        assert len(paper.points(figure)) == values
+    assert len(paper.points("fig7", "docqa-quality")) == 5
+
+
+def test_hit_rate_and_ttft_are_joined_by_cache_size() -> None:
+    table = paper.joined("docqa-quality")
+    assert len(table) == 18
+    lru = table[table["policy"] == "lru"].set_index("cache_tokens")
+    assert lru["hit_rate"][50_000] == 0.227
+    assert lru["ttft_mean"][50_000] == 447
+    assert paper.joined("conversation-mooncake").empty
