@@ -62,14 +62,6 @@ def workload_file(tier, workload, seed):
     return f"build/workloads/{CONFIG.name}/{tier}/{workload}-s{seed}.jsonl"
 
 
-# What could not be had the last time may have come since.
-for spec in CELLS.values():
-    workloads.forget_missing(
-        Path(workload_file(spec.tier, spec.workload, spec.seed)),
-        CONFIG.workloads[spec.workload],
-    )
-
-
 wildcard_constraints:
     cell="|".join(ENGINE_CELLS) or "none",
     tier="|".join(CONFIG.tiers),
@@ -133,8 +125,9 @@ rule workload:
     """The requests of one workload and seed, the same for every cell of the tier."""
     input:
         model=lambda wildcards: model_input(wildcards.tier),
-        corpus=lambda wildcards: workloads.corpus_file(
-            CONFIG.workloads[wildcards.workload]
+        sources=lambda wildcards: workloads.sources(
+            Path(workload_file(wildcards.tier, wildcards.workload, wildcards.seed)),
+            CONFIG.workloads[wildcards.workload],
         ),
     output:
         "build/workloads/" + CONFIG.name + "/{tier}/{workload}-s{seed}.jsonl",

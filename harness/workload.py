@@ -80,28 +80,28 @@ class _Remembering:
         self.decode = tokenizer.decode
 
 
-def corpus_file(params: WorkloadParams) -> list[Path]:
-    """Return the file that a config names as the corpus, if it names one."""
-    if not isinstance(params, DocQA) or params.corpus in (docqa.SYNTHETIC, *datasets.cards()):
-        return []
-    return [Path(params.corpus)]
+def sources(path: Path, params: WorkloadParams) -> list[Path]:
+    """Return the files whose change means that a workload has to be made anew.
 
-
-def forget_missing(path: Path, params: WorkloadParams) -> None:
-    """Delete a workload file that says its data could not be had, if the data is here by now.
+    They are the corpus that a config names by its path and, if the workload's data set could not be
+    had the last time and has come since, a note of that, which is made here. (The data set itself
+    is not among them: a download by the workload's own job would be a change.)
 
     Args:
         path: The workload file, which need not exist.
-        params: What it was made of.
+        params: What it is made of.
 
     """
     name = params.dataset if isinstance(params, Trace) else getattr(params, "corpus", "")
-    if name not in datasets.cards() or not path.is_file():
-        return
-    with path.open(encoding="utf-8") as lines:
-        header = Header.model_validate_json(next(lines))
-    if header.missing and (datasets.data_folder() / datasets.cards()[name].files[0].path).is_file():
-        path.unlink()
+    if name not in datasets.cards():
+        return [Path(name)] if name and name != docqa.SYNTHETIC else []
+    arrived = path.with_name(f"{path.name}.data-arrived")
+    is_here = (datasets.data_folder() / datasets.cards()[name].files[0].path).is_file()
+    if is_here and path.is_file():
+        with path.open(encoding="utf-8") as lines:
+            if Header.model_validate_json(next(lines)).missing:
+                arrived.touch()
+    return [arrived] if arrived.exists() else []
 
 
 def _entries(params: DocQA) -> list[Entry] | None:
