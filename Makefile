@@ -16,7 +16,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda figures smoke test bench test-upstream lint format lock patches clean
+.PHONY: help env env-cuda figures smoke data test bench test-upstream lint format lock patches clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ figures: env ## Run every experiment and draw every figure (CORES=all)
 
 smoke: env ## The same in miniature
 	$(IN_ENV) snakemake figures --cores $(CORES) --configfile config/smoke.yaml
+
+data: env ## Download the data sets that are not there, and list all (KV_DATA names their folder)
+	$(IN_ENV) harness data
 
 test: env ## Run the tests
 	$(IN_ENV) python -m pytest

@@ -141,10 +141,12 @@ def _sentences(
     what = f"{requests[0]:,} requests"
     if isinstance(params, DocQA):
         text = "synthetic text" if params.corpus == "synthetic" else f"real text ({params.corpus})"
-        what += (
-            f" about {params.documents} documents of {text}, mean prompt "
-            f"{params.length_mean:,.0f} tokens, at the paper's scale"
+        lengths = (
+            "at their own lengths"
+            if params.own_lengths
+            else f"mean prompt {params.length_mean:,.0f} tokens, at the paper's scale"
         )
+        what += f" about {params.documents} documents of {text}, {lengths}"
     elif params.warm_up:
         what += f" after {params.warm_up:,} that warm the cache"
     block_size = results.config.tiers["replay"].block_size

@@ -164,6 +164,31 @@ def resize(
     return pieces
 
 
+def shrink(entries: Sequence[Entry], count: int, scale: float, tokenizer: Tokenizer) -> list[Entry]:
+    """Keep the first ``count`` documents at their own lengths, or a share of them from the front.
+
+    Raises:
+        WorkloadError: if there are fewer.
+
+    """
+    if len(entries) < count:
+        raise WorkloadError(f"the corpus has {len(entries)} documents, not {count}")
+    if scale == 1:
+        return list(entries[:count])
+    return [
+        entry.model_copy(
+            update={
+                "document": cut(
+                    entry.document,
+                    max(1, round(scale * len(tokenizer.encode(entry.document)))),
+                    tokenizer,
+                )
+            }
+        )
+        for entry in entries[:count]
+    ]
+
+
 def cut(text: str, length: int, tokenizer: Tokenizer) -> str:
     """Return the first ``length`` tokens of a text."""
     return tokenizer.decode(tokenizer.encode(text)[:length])

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from workloads import corpus
 from workloads.corpus import Entry, LengthLaw, Tokenizer
@@ -33,6 +33,9 @@ class DocQA(BaseModel):
         description=f"`{SYNTHETIC}`, the name of a data set, or the path of a corpus file "
         "(workloads/corpus.py)",
     )
+    own_lengths: bool = Field(
+        False, description="documents keep their own lengths; the keys on lengths do not count"
+    )
     documents: PositiveInt = Field(381, description="number of different documents")
     requests: PositiveInt = Field(3072, description="number of requests")
     window: PositiveInt = Field(512, description="requests between two shuffles of popularity")
@@ -41,6 +44,12 @@ class DocQA(BaseModel):
     length_sd: PositiveFloat = Field(1300, description="its standard deviation")
     length_min: PositiveInt = Field(2000, description="shorter prompts are lengthened to this")
     length_max: PositiveInt = Field(9500, description="longer prompts are cut to this")
+
+    @model_validator(mode="after")
+    def _has_lengths(self) -> "DocQA":
+        if self.own_lengths and self.corpus == SYNTHETIC:
+            raise ValueError("own_lengths: synthetic documents have no lengths of their own")
+        return self
 
     @property
     def popularity(self) -> list[float]:
@@ -95,6 +104,8 @@ def build(
     law = params.law(scale)
     if entries is None:
         documents = corpus.synthetic(params.documents, law, words, tokenizer, rng)
+    elif params.own_lengths:
+        documents = corpus.shrink(entries, params.documents, scale, tokenizer)
     else:
         documents = corpus.resize(entries, params.documents, law, tokenizer, rng)
     draws = random.Random(f"{seed}/requests")

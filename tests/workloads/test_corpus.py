@@ -63,6 +63,21 @@ def test_resize_cuts_pieces_that_share_nothing(word_tokenizer: Any) -> None:
         corpus.resize(entries, 20, law, word_tokenizer, random.Random(0))
 
 
+def test_shrink_keeps_the_front_of_each_document(word_tokenizer: Any) -> None:
+    entries = [
+        Entry(id=name, document=" ".join(f"{name}{i}" for i in range(length)), questions=("Q?",))
+        for name, length in (("a", 100), ("b", 33))
+    ]
+    assert corpus.shrink(entries, 2, 1.0, word_tokenizer) == entries
+    assert corpus.shrink(entries, 1, 1.0, word_tokenizer) == entries[:1]
+    for whole, part in zip(entries, corpus.shrink(entries, 2, 0.1, word_tokenizer), strict=True):
+        assert whole.document.startswith(part.document + " ")
+        assert len(part.document.split()) == round(0.1 * len(whole.document.split()))
+        assert part.questions == whole.questions
+    with pytest.raises(WorkloadError, match="has 2 documents, not 3"):
+        corpus.shrink(entries, 3, 1.0, word_tokenizer)
+
+
 def test_qmsum_fills_quality(tiny_model: Path) -> None:
     from harness import model
 

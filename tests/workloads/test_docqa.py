@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from support.tokenizer import WordTokenizer
 
 from workloads import docqa, file
@@ -88,6 +89,18 @@ def test_corpus_is_cut_instead_of_made(word_tokenizer: Any) -> None:
         assert question in (" Who?", " What?")
 
 
+def test_documents_may_keep_their_own_lengths(word_tokenizer: Any) -> None:
+    entries = [
+        Entry(id=f"e{n}", document=" ".join(f"{n}u{i}" for i in range(n)), questions=("Who?",))
+        for n in (50, 70, 90)
+    ]
+    params = DocQA(corpus="file.jsonl", own_lengths=True, documents=3, requests=20)
+    workload = docqa.build("w", params, 1, word_tokenizer, _WORDS, entries)
+    assert workload.header.document_tokens == (50, 70, 90)
+    with pytest.raises(ValidationError, match="synthetic documents have no lengths"):
+        DocQA(own_lengths=True)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_seed_decides_everything(seed: int) -> None:
     first, second = (_build(WordTokenizer(), seed, documents=5, requests=10) for _ in range(2))
@@ -120,5 +133,5 @@ print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())
         ).stdout.strip()
         for hash_seed in ("1", "2")
     }
-    assert digests == {"c1b33504f674f16d9f36353c088e62cdf5f4dc8fa0df82f9a9b8bdec9cac1fbb"}
+    assert digests == {"f051a9bd25d241fb85b35938f8335258d243ef91d1d3f51a9b5560878e21c953"}
     assert file.read(tmp_path / "1.jsonl").header.requests == 30

@@ -14,3 +14,4 @@ def test_hit_rate_and_ttft_are_joined_by_cache_size() -> None:
     assert lru["hit_rate"][50_000] == 0.227
     assert lru["ttft_mean"][50_000] == 447
     assert paper.joined("conversation-mooncake").empty
+    assert paper.joined("docqa-qmsum").equals(table)
