@@ -1,0 +1,120 @@
+"""The processes that benchmarks measure in, and what these need: a patched engine and a model."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from harness import model as models
+from harness import patching
+from harness.errors import HarnessError
+
+_SAMPLE_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command took: wall time, and the most memory its process tree had at a time.
+
+    Memory is resident memory, summed over processes, in bytes; what they share counts each time.
+    """
+
+    seconds: float
+    peak_bytes: int
+
+
+def prepare(build: Path) -> tuple[Path, Path]:
+    """Return the patched engine's tree and the model's folder, made where they are missing.
+
+    Raises:
+        HarnessError: if the patches do not fit the installed engine.
+
+    """
+    engine_tree, model = build / "vllm", build / models.TINY_QWEN3
+    patching.ensure(patching.read_series(patching.VLLM_SERIES), engine_tree)
+    if not model.is_dir():
+        models.make_tiny_qwen3(model)
+    return engine_tree, model
+
+
+def output(command: Sequence[str], engine_tree: Path | None = None) -> list[str]:
+    """Run a command on the stock engine, or on a patched tree, and return its lines of output.
+
+    Raises:
+        HarnessError: if it fails.
+
+    """
+    done = subprocess.run(
+        command, env=_environment(engine_tree), capture_output=True, text=True, check=False
+    )
+    _check(command, done.returncode, done.stderr)
+    return done.stdout.splitlines()
+
+
+def measure(command: Sequence[str]) -> Cost:
+    """Run a command and return what it took.
+
+    Raises:
+        HarnessError: if it fails.
+
+    """
+    peak_bytes = 0
+    start = time.monotonic()
+    with subprocess.Popen(
+        command,
+        env=_environment(None),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            while True:
+                try:
+                    _, errors = process.communicate(timeout=_SAMPLE_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+        except BaseException:
+            process.kill()
+            raise
+    seconds = time.monotonic() - start
+    _check(command, process.returncode, errors)
+    return Cost(seconds, peak_bytes)
+
+
+def report(message: str) -> None:
+    """Print a line on the progress."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _environment(engine_tree: Path | None) -> dict[str, str]:
+    search_path = [str(path.resolve()) for path in (engine_tree, Path(__file__).parents[2]) if path]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(search_path),
+        "PYTHONHASHSEED": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _check(command: Sequence[str], code: int, errors: str) -> None:
+    if code:
+        tail = "\n".join(errors.splitlines()[-10:])
+        raise HarnessError(f"{' '.join(command[:3])}: exit code {code}:\n{tail}")
+
+
+def _resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process and its descendants."""
+    found = 0
+    # Any of them may have ended by now.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            found += process.memory_info().rss
+    return found
