@@ -33,7 +33,6 @@ def draw(results: Results, entry: Entry) -> Figure:
     """
     (workload,), title = entry.workloads, entry.title
     published = paper.joined(workload)
-    published = published.assign(x=published["cache_tokens"] / 1000)
     cells = results.of(entry.tier, workload)
     cells = cells[cells["batch_size"] == 1]
     if not published.empty:
@@ -59,10 +58,10 @@ def draw(results: Results, entry: Entry) -> Figure:
         ylabel="hit rate (cached / queried prompt tokens)",
     )
     if not published.empty:
-        _papers(hit_rate, published, "hit_rate")
+        style.paper_lines(hit_rate, published, "hit_rate")
         ttft = grid[0, 1]
         _ours(ttft, cells, "ttft_mean_ms")
-        _papers(ttft, published, "ttft_mean")
+        style.paper_lines(ttft, published, "ttft_mean")
         ttft.set(title=f"(b) Mean TTFT, predicted for {paper.SETTING}", ylabel="ms (predicted)")
     for axes in grid[0]:
         if cells["x"].max() > 8 * cells["x"].min():
@@ -108,12 +107,6 @@ def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
             capsize=3,
             zorder=3,
         )
-
-
-def _papers(axes: Axes, published: pd.DataFrame, column: str) -> None:
-    for policy in style.PAPER_POLICIES:
-        points = published[published["policy"] == policy]
-        style.paper_line(axes, points["x"], points[column], policy)
 
 
 def _optimum(axes: Axes, policies: pd.DataFrame, workload: str) -> None:

@@ -35,7 +35,6 @@ def draw(results: Results, entry: Entry) -> Figure:
     if patched.empty:
         raise HarnessError(f"{title}: no valid cell of {workload} to draw")
     published = paper.joined(workload)
-    published = published.assign(x=published["cache_tokens"] / 1000)
 
     style.use()
     figure = plt.figure(figsize=(11, 4.6), layout="constrained")
@@ -45,7 +44,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     ttft_paper = figure.add_subplot(grid[1, 1], sharex=ttft)
 
     _ours(hit_rate, patched, "hit_rate")
-    _papers(hit_rate, published, "hit_rate")
+    style.paper_lines(hit_rate, published, "hit_rate")
     _stock(hit_rate, stock, "hit_rate")
     hit_rate.set(title="(a) Hit rate", ylabel="hit rate (cached / queried prompt tokens)")
 
@@ -53,7 +52,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     _stock(ttft, stock, "ttft_mean_ms")
     ttft.set(title="(b) Mean TTFT, measured here", ylabel="ms")
     ttft.tick_params(labelbottom=False)
-    _papers(ttft_paper, published, "ttft_mean")
+    style.paper_lines(ttft_paper, published, "ttft_mean")
     ttft_paper.set(title=f"(b) Mean TTFT, paper ({paper.SETTING})", ylabel="ms")
     for axes in (hit_rate, ttft, ttft_paper):
         axes.set_ylim(0, axes.dataLim.y1 * 1.1)
@@ -79,12 +78,6 @@ def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
             capsize=3,
             zorder=3,
         )
-
-
-def _papers(axes: Axes, published: pd.DataFrame, column: str) -> None:
-    for policy in style.PAPER_POLICIES:
-        points = published[published["policy"] == policy]
-        style.paper_line(axes, points["x"], points[column], policy)
 
 
 def _stock(axes: Axes, cells: pd.DataFrame, column: str) -> None:

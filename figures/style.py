@@ -9,6 +9,7 @@ import matplotlib as mpl
 mpl.use("Agg")  # no display is needed, nor asked for
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -57,17 +58,19 @@ def papers() -> Line2D:
     return Line2D([], [], color="grey", marker="o", mfc="white", linestyle=":", label="paper")
 
 
-def paper_line(axes: Axes, x: "object", values: "object", policy: str) -> None:
-    """Draw the paper's points of one policy."""
-    axes.plot(
-        x,  # type: ignore[arg-type]
-        values,  # type: ignore[arg-type]
-        color=COLORS[policy],
-        marker=MARKERS[policy],
-        markerfacecolor="white",
-        linestyle=":",
-        zorder=2,
-    )
+def paper_lines(axes: Axes, published: pd.DataFrame, column: str) -> None:
+    """Draw the paper's points against cache size in thousand tokens; see ``paper.joined``."""
+    for policy in PAPER_POLICIES:
+        points = published[published["policy"] == policy]
+        axes.plot(
+            points["cache_tokens"] / 1000,
+            points[column],
+            color=COLORS[policy],
+            marker=MARKERS[policy],
+            markerfacecolor="white",
+            linestyle=":",
+            zorder=2,
+        )
 
 
 def not_run(title: str, reason: str) -> Figure:

@@ -15,7 +15,7 @@ from harness import model as models
 from harness import patching
 from harness import workload as workloads
 from harness.analysis import tables
-from harness.bench import eviction, results
+from harness.bench import eviction, replay, results
 from harness.cell import CellSpec
 from harness.config import Config
 from harness.errors import HarnessError
@@ -23,6 +23,8 @@ from workloads import datasets
 from workloads import file as workload_file
 from workloads.datasets import DatasetMissing
 from workloads.file import BlockWorkload, Workload, WorkloadError
+
+_BENCHMARKS = {"eviction": eviction.run, "replay": replay.run}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--output", type=Path, required=True, help="folder of folders to write")
     replay.set_defaults(run=_replay)
 
-    bench = commands.add_parser("bench", help="measure what the eviction policies cost")
+    bench = commands.add_parser("bench", help="measure what our own code costs")
+    bench.add_argument("benchmark", choices=_BENCHMARKS, help="what to measure")
     bench.add_argument("--build", type=Path, required=True, help="folder for what it needs")
     bench.add_argument("--output", type=Path, required=True, help="JSON file to write")
     bench.set_defaults(run=_bench)
@@ -131,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    found = eviction.run(arguments.build, arguments.output)
+    found = _BENCHMARKS[arguments.benchmark](arguments.build, arguments.output)
     print(results.table(found))
     missed = [result.name for result in found if result.ok is False]
     if missed:
@@ -169,6 +172,8 @@ def _workload(arguments: argparse.Namespace) -> None:
     made = workloads.build(config, arguments.tier, arguments.name, arguments.seed, arguments.model)
     if made.header.missing:
         print(f"warning: {arguments.name}: {made.header.missing}", file=sys.stderr)
+    for note in made.header.notes:
+        print(f"{arguments.name}: {note}", file=sys.stderr)
     workload_file.write(arguments.output, made)
 
 

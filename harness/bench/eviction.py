@@ -4,18 +4,15 @@ Every time is given as a ratio to another that was measured in turn with it, in 
 """
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from harness import model as models
 from harness import patching, upstream
-from harness.bench import results
+from harness.bench import process, results
 from harness.bench.results import Result
 from harness.errors import HarnessError
 
@@ -76,10 +73,7 @@ def run(build: Path, output: Path) -> list[Result]:
         HarnessError: if a measuring process fails.
 
     """
-    engine_tree, model = build / "vllm", build / models.TINY_QWEN3
-    patching.ensure(patching.read_series(patching.VLLM_SERIES), engine_tree)
-    if not model.is_dir():
-        models.make_tiny_qwen3(model)
+    engine_tree, model = process.prepare(build)
     found = [
         *_upstreams_benchmark(build, engine_tree),
         *_scheduler(model, engine_tree),
@@ -95,7 +89,7 @@ def _scheduler(model: Path, engine_tree: Path) -> list[Result]:
     ratios: dict[str, list[float]] = {policy: [] for policy in POLICIES}
     stock_ratios: list[float] = []
     for i in range(_ROUNDS):
-        _report(f"scheduler, round {i + 1} of {_ROUNDS}")
+        process.report(f"scheduler, round {i + 1} of {_ROUNDS}")
         order = Order(
             model=model,
             policies=[None],
@@ -131,7 +125,7 @@ def _growth(model: Path, engine_tree: Path) -> list[Result]:
     ratios: dict[int, list[float]] = {cache_blocks: [] for cache_blocks in _GROWTH_BLOCKS}
     for i in range(_GROWTH_ROUNDS):
         for cache_blocks in _GROWTH_BLOCKS:
-            _report(f"scheduler, {cache_blocks} blocks, round {i + 1} of {_GROWTH_ROUNDS}")
+            process.report(f"scheduler, {cache_blocks} blocks, round {i + 1} of {_GROWTH_ROUNDS}")
             order = Order(
                 model=model,
                 policies=["lru", "arc"],
@@ -155,7 +149,7 @@ def _ghost(engine_tree: Path) -> Result:
     code = (
         f"from harness.bench.scheduling import bytes_per_ghost; print(bytes_per_ghost({_GHOSTS}))"
     )
-    output = _output([sys.executable, "-c", code], engine_tree)
+    output = process.output([sys.executable, "-c", code], engine_tree)
     return Result("memory: arc, a ghost (at most one a block)", float(output[-1]), "bytes", 200)
 
 
@@ -169,8 +163,8 @@ def _upstreams_benchmark(build: Path, engine_tree: Path) -> list[Result]:
     command += ["--num-iteration", str(_POOL_ITERATIONS)]
     ratios: list[list[float]] = []
     for i in range(_POOL_ROUNDS):
-        _report(f"vLLM's benchmark_block_pool.py, round {i + 1} of {_POOL_ROUNDS}")
-        stock, patched = (_grid(_output(command, tree)) for tree in (None, engine_tree))
+        process.report(f"vLLM's benchmark_block_pool.py, round {i + 1} of {_POOL_ROUNDS}")
+        stock, patched = (_grid(process.output(command, tree)) for tree in (None, engine_tree))
         ratios.append(
             [
                 p / s
@@ -208,31 +202,5 @@ def _medians(timings: Sequence[Timing]) -> dict[str | None, float]:
 
 def _time(order: Order, engine_tree: Path | None) -> list[Timing]:
     command = [sys.executable, "-m", "harness.bench.scheduling", order.model_dump_json()]
-    lines = _output(command, engine_tree)
+    lines = process.output(command, engine_tree)
     return [Timing.model_validate(timing) for timing in json.loads(lines[-1])]
-
-
-def _output(command: Sequence[str], engine_tree: Path | None) -> list[str]:
-    """Run a command on the stock engine or on a patched tree; return its lines of output."""
-    search_path = [str(path.resolve()) for path in (engine_tree, Path(__file__).parents[2]) if path]
-    done = subprocess.run(
-        command,
-        env=os.environ
-        | {
-            "PYTHONPATH": os.pathsep.join(search_path),
-            "PYTHONHASHSEED": "0",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        tail = "\n".join(done.stderr.splitlines()[-10:])
-        raise HarnessError(f"{' '.join(command[:3])}: exit code {done.returncode}:\n{tail}")
-    return done.stdout.splitlines()
-
-
-def _report(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

