@@ -43,6 +43,7 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
         if isinstance(params, Trace):
             path = datasets.locate(params.dataset)
             return trace.build(name, params, seed, path, settings.block_size)
+        entries = None if isinstance(params, ShareGPT) else _entries(params)
         tokenizer = _Remembering(models.load_tokenizer(model))
         if isinstance(params, ShareGPT):
             workload = sharegpt.build(name, params, seed, sharegpt.default_path(), tokenizer)
@@ -53,7 +54,7 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
                 seed,
                 tokenizer,
                 vocabulary.words(),
-                _entries(params),
+                entries,
                 settings.scale,
             )
     except DatasetMissing as error:

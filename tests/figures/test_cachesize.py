@@ -62,7 +62,7 @@ def test_workload_that_the_paper_did_not_run_has_one_panel(root: Path, tmp_path:
     figure = cachesize.draw(results(root, tmp_path, *rows), FIGURES["fig5-mooncake"])
     assert len(figure.axes) == 1
     assert figure.axes[0].get_xscale() == "log"
-    assert "after 5,000 that warm the cache" in figure.get_suptitle().replace("\n", " ")
+    assert "after 2,000 that warm the cache" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_cells_that_could_not_be_run_are_a_figure_that_says_why(root: Path, tmp_path: Path) -> None:

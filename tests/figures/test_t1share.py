@@ -45,7 +45,7 @@ def test_share_of_the_cache_with_its_median_and_the_papers(root: Path, tmp_path:
 
 
 def test_requests_that_warm_up_are_not_drawn(root: Path, tmp_path: Path) -> None:
-    _telemetry(tmp_path, "conversation-mooncake", 200_000, [12_500] * 5000 + [1250] * 10)
+    _telemetry(tmp_path, "conversation-mooncake", 200_000, [12_500] * 2000 + [1250] * 10)
     cell = row(policy="arc", workload="conversation-mooncake", cache_tokens=200_000)
     figure = t1share.draw(results(root, tmp_path, cell), _ENTRY)
     lines = [list(line.get_ydata()) for line in figure.axes[0].get_lines()]  # type: ignore[arg-type]
