@@ -12,7 +12,7 @@ from typing import NoReturn
 from harness import cell as cells
 from harness import config as configs
 from harness import model as models
-from harness import patching
+from harness import patching, runlock
 from harness import workload as workloads
 from harness.analysis import tables
 from harness.bench import eviction, replay, results
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     arguments = _parser().parse_args(argv)
     try:
+        runlock.end_with_run()
         arguments.run(arguments)
     except (HarnessError, WorkloadError) as error:
         print(f"error: {error}", file=sys.stderr)

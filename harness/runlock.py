@@ -6,6 +6,9 @@ file would stay.
 
 import fcntl
 import os
+import select
+import signal
+import threading
 from pathlib import Path
 
 from harness.errors import HarnessError
@@ -37,6 +40,24 @@ def acquire(results: str) -> None:
     os.write(lock, str(os.getpid()).encode())
     _held.append(lock)
     os.environ[_RUN_PID] = str(os.getpid())
+
+
+def end_with_run() -> None:
+    """Have this process end, as if by SIGTERM, when the run that it is a job of does; else nothing.
+
+    Raises:
+        HarnessError: if the run has ended already.
+
+    """
+    if _RUN_PID not in os.environ or os.environ[_RUN_PID] == str(os.getpid()):
+        return
+    descriptors = watch()
+
+    def wait() -> None:
+        select.select(descriptors, [], [])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def watch() -> list[int]:

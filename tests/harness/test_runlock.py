@@ -1,7 +1,9 @@
 import os
 import select
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from harness.errors import HarnessError
 
 _HOLD = """
 import sys
+import threading
 from harness import runlock
 runlock.acquire(sys.argv[1])
 print("held", flush=True)
@@ -59,3 +62,32 @@ def test_watch_tells_that_the_run_has_ended(
             os.close(descriptor)
     with pytest.raises(HarnessError, match="has ended"):
         runlock.watch()
+
+
+_JOB = """
+import sys, time
+from harness import runlock
+runlock.end_with_run()
+print("working", flush=True)
+time.sleep(300)
+"""
+
+
+def test_job_ends_with_the_run_that_started_it(root: Path, tmp_path: Path) -> None:
+    with _holder(root, tmp_path) as holder:
+        environment = os.environ | {"PYTHONPATH": str(root), "HARNESS_RUN_PID": str(holder.pid)}
+        with subprocess.Popen(
+            [sys.executable, "-c", _JOB], stdout=subprocess.PIPE, text=True, env=environment
+        ) as job:
+            assert job.stdout is not None
+            assert job.stdout.readline() == "working\n"
+            assert job.poll() is None
+            holder.kill()
+            assert job.wait(timeout=10) == -signal.SIGTERM
+
+
+def test_outside_a_run_there_is_nothing_to_end_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HARNESS_RUN_PID", raising=False)
+    before = threading.active_count()
+    runlock.end_with_run()
+    assert threading.active_count() == before

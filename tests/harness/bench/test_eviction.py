@@ -21,10 +21,3 @@ def test_means_are_read_from_the_grid() -> None:
 def test_a_benchmark_that_prints_nothing_is_an_error() -> None:
     with pytest.raises(HarnessError, match="printed no figures"):
         eviction._grid(["nothing"])
-
-
-def test_a_process_that_fails_shows_its_last_lines() -> None:
-    with pytest.raises(HarnessError, match="exit code 3:\nthe reason"):
-        eviction._output(
-            ["python", "-c", "import sys; print('the reason', file=sys.stderr); sys.exit(3)"], None
-        )
