@@ -214,15 +214,14 @@ def parse(content: object, origin: str) -> Config:
 
 
 def _check_source(where: str, workload: DocQA | Trace | ShareGPT) -> None:
-    known = datasets.cards()
-    if isinstance(workload, Trace) and workload.dataset not in known:
+    if isinstance(workload, ShareGPT):
+        return
+    key = "dataset" if isinstance(workload, Trace) else "corpus"
+    name, known = getattr(workload, key), datasets.cards()
+    if name not in known and name != SYNTHETIC and not Path(name).is_file():
         raise HarnessError(
-            f"{where}.dataset: {workload.dataset!r} is no data set: {', '.join(known)}"
+            f"{where}.{key}: no such file or data set: {name}; the data sets are {', '.join(known)}"
         )
-    if isinstance(workload, DocQA):
-        corpus = workload.corpus
-        if corpus not in (SYNTHETIC, *known) and not Path(corpus).is_file():
-            raise HarnessError(f"{where}.corpus: no such file or data set: {corpus}")
 
 
 def _describe(problem: object) -> str:

@@ -41,7 +41,8 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
     workload: Workload
     try:
         if isinstance(params, Trace):
-            path = datasets.locate(params.dataset)
+            known = params.dataset in datasets.cards()
+            path = datasets.locate(params.dataset) if known else Path(params.dataset)
             return trace.build(name, params, seed, path, settings.block_size)
         entries = None if isinstance(params, ShareGPT) else _entries(params)
         tokenizer = _Remembering(models.load_tokenizer(model))
@@ -84,7 +85,7 @@ class _Remembering:
 def sources(path: Path, params: WorkloadParams) -> list[Path]:
     """Return the files whose change means that a workload has to be made anew.
 
-    They are the corpus that a config names by its path and, if the workload's data set could not be
+    They are the corpus or trace that a config names by its path and, if the workload's data set could not be
     had the last time and has come since, a note of that, which is made here. (The data set itself
     is not among them: a download by the workload's own job would be a change.)
 

@@ -40,7 +40,9 @@ class Trace(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["trace"] = "trace"
-    dataset: str = Field(description="key of the trace's data set card")
+    dataset: str = Field(
+        description="the name of a data set (workloads/datasets.yaml), or the path of a trace"
+    )
     format: Literal["mooncake", "bailian"]
     requests: PositiveInt | None = Field(
         None, description="only the first so many, of those not left out for their length"

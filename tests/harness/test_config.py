@@ -104,7 +104,7 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         (
             "workloads.other",
             {"kind": "trace", "dataset": "none", "format": "mooncake"},
-            r"workloads.other.dataset: 'none' is no data set: .*mooncake",
+            r"workloads.other.dataset: no such file or data set: none; .*mooncake",
         ),
         (
             "tiers.cpu.model",

@@ -82,6 +82,18 @@ def test_data_that_cannot_be_had_is_said_in_the_file(
     assert not data.exists()
 
 
+def test_a_trace_of_ones_own_is_named_by_its_path(tmp_path: Path, tiny_model: Path) -> None:
+    line = {"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": [0, 1]}
+    (tmp_path / "t.jsonl").write_text(json.dumps(line))
+    own = _config().model_dump()
+    own["workloads"]["trace"]["dataset"] = str(tmp_path / "t.jsonl")
+    made = workload.build(config.parse(own, "test"), "replay", "trace", 1, str(tiny_model))
+    assert [request.prompt_tokens for request in made.requests] == [600]
+    assert workload.sources(tmp_path / "w.jsonl", Trace(**own["workloads"]["trace"])) == [
+        tmp_path / "t.jsonl"
+    ]
+
+
 def test_bad_data_is_refused(data: Path, tiny_model: Path) -> None:
     (data / "mooncake").mkdir(parents=True)
     (data / "mooncake" / "conversation_trace.jsonl").write_text("{}")
