@@ -85,9 +85,9 @@ class _Remembering:
 def sources(path: Path, params: WorkloadParams) -> list[Path]:
     """Return the files whose change means that a workload has to be made anew.
 
-    They are the corpus or trace that a config names by its path and, if the workload's data set could not be
-    had the last time and has come since, a note of that, which is made here. (The data set itself
-    is not among them: a download by the workload's own job would be a change.)
+    They are the corpus or trace that a config names by its path and, if the workload's data set
+    could not be had the last time and has come since, a note of that, which is made here. (The data
+    set itself is not among them: a download by the workload's own job would be a change.)
 
     Args:
         path: The workload file, which need not exist.
