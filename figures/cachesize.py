@@ -152,6 +152,12 @@ def _sentences(
             else f"seed {seeds[0]}."
         )
     ]
+    fewer = cells.groupby("policy")["seed"].unique()
+    fewer = fewer[fewer.map(len) < len(seeds)]
+    if len(fewer):
+        names = ", ".join(style.LABELS[policy] for policy in fewer.index)
+        only = ", ".join(map(str, sorted({seed for some in fewer for seed in some})))
+        said.append(f"{names}: seed {only} only.")
     if cells["ttft_kind"].eq("predicted").any():
         model = costmodel.of_paper(workload)
         assert model is not None
