@@ -130,7 +130,7 @@ rule workload:
             CONFIG.workloads[wildcards.workload],
         ),
     output:
-        "build/workloads/" + CONFIG.name + "/{tier}/{workload}-s{seed}.jsonl",
+        workload_file("{tier}", "{workload}", "{seed}"),
     log:
         f"build/logs/{CONFIG.name}-{{tier}}-{{workload}}-s{{seed}}.log",
     conda:
@@ -281,7 +281,7 @@ rule figure:
         "env/conda.yaml"
     params:
         config=CONFIG_FILE,
-        results=RESULTS,
+        results=lambda wildcards, input: os.path.dirname(input.cells),
     shell:
         "python -m figures {wildcards.figure} {params.config} {params.results} {output.png}"
         " {output.pdf} 2>&1 | tee -i {log} >&2"
