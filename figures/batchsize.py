@@ -71,10 +71,14 @@ def draw(results: Results, entry: Entry) -> Figure:
     seeds = sorted(set(cells["seed"]))
     style.face(
         figure,
-        f"{title}. Tier replay: vLLM's scheduler and block pool without a model,",
-        f"cache of {CACHE_TOKENS:,} tokens, block size {results.config.tiers['replay'].block_size},"
-        f" {int(cells['requests'].iloc[0]):,} requests of {workload},",
-        f"mean and 95 % interval over seeds {', '.join(map(str, seeds))}.",
+        f"{title}. Tier replay: vLLM's scheduler and block pool without a model, cache of "
+        f"{CACHE_TOKENS:,} tokens, block size {results.config.tiers['replay'].block_size}, "
+        f"{int(cells['requests'].iloc[0]):,} requests of {workload}; "
+        + (
+            f"mean and 95 % interval over seeds {', '.join(map(str, seeds))}."
+            if len(seeds) > 1
+            else f"seed {seeds[0]}."
+        ),
         f"{invalid} invalid cells not drawn." if invalid else "",
     )
     return figure
