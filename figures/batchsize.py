@@ -31,7 +31,10 @@ def draw(results: Results, entry: Entry) -> Figure:
     cells = cells[cells["valid"]]
     if cells.empty:
         raise HarnessError(f"{title}: no valid cell of {workload} to draw")
-    sizes = sorted(set(cells["batch_size"]))
+    # Only seeds that all batch sizes have, so that they can be compared.
+    of_size = cells.groupby("batch_size")["seed"].agg(set)
+    cells = cells[cells["seed"].isin(set.intersection(*of_size))]
+    sizes = sorted(of_size.index)
     published = paper.points("fig6", workload)
     published = published[published["metric"] == "hit_rate"]
 

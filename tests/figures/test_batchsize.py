@@ -18,6 +18,8 @@ def test_a_bar_for_each_policy_and_batch_size(root: Path, tmp_path: Path) -> Non
         for seed in (0, 1)
     ]
     rows.append(row(policy="arc", cache_tokens=50_000, hit_rate=0.9))
+    # A seed that the other batch sizes do not have.
+    rows.append(row(policy="arc", cache_tokens=200_000, seed=2, hit_rate=0.99))
     rows.append(row(policy="slru", cache_tokens=200_000, hit_rate=0.95))
     figure = batchsize.draw(results(root, tmp_path, *rows), _ENTRY)
     heights = sorted(round(patch.get_height(), 3) for patch in figure.axes[0].patches)  # type: ignore[attr-defined]
