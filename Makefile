@@ -64,6 +64,8 @@ lock: ## Resolve env/*.in anew into the locks (UPGRADE=1: to the newest versions
 	build/lock/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(COMPILE) env/cpu.in --excludes env/exclude.txt --output-file env/cpu.lock
 	$(COMPILE) env/cuda.in --output-file env/cuda.lock
+	$(COMPILE) env/guidellm.in --excludes env/exclude.txt --output-file env/guidellm.lock
+	$(COMPILE) env/aiperf.in --output-file env/aiperf.lock
 
 patches: env ## Write the patch series from its edited checkout (patches/vllm/*/README.md)
 	$(IN_ENV) harness patch export patches/vllm/0.32.0 build/edit/vllm-0.32.0
