@@ -65,6 +65,8 @@ _LISTENING = "listening on "
 _LARGEST_BODY = 1 << 26
 _BACKLOG = 4096
 _PIECE_BYTES = 12
+# As vLLM writes JSON. Made once, since it is used for each token.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Behaviour(BaseModel):
@@ -304,7 +306,7 @@ class _Counters:
 
 
 class _Alarm:
-    """Waits to the accuracy of the kernel's timers; the event loop's own are good to a ms."""
+    """Waits to the kernel's accuracy; the event loop's own timers are a ms early or late."""
 
     def __init__(self) -> None:
         # Python has these calls from version 3.13.
@@ -319,8 +321,9 @@ class _Alarm:
         self._count = 0
 
     async def until(self, due_ns: int) -> None:
-        """Return when a time of ``time.monotonic_ns`` has come; at once if it is past."""
+        """Return when a time of ``time.monotonic_ns`` has come, and others had their turn."""
         if due_ns <= time.monotonic_ns():
+            await asyncio.sleep(0)
             return
         self._count += 1
         mine = (due_ns, self._count, self._loop.create_future())
@@ -375,7 +378,8 @@ class _Wire:
     def role(self) -> bytes:
         delta = {"role": "assistant", "content": ""}
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
-        return _event(self._head(".chunk") | {"choices": [choice], "prompt_token_ids": None})
+        prompt = {"prompt_token_ids": None, "prompt_text": None}
+        return _event(self._head(".chunk") | {"choices": [choice]} | prompt)
 
     def token(self, text: str, finish_reason: str | None) -> bytes:
         choice: dict[str, Any] = {"index": 0}
@@ -403,7 +407,7 @@ class _Wire:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _event(value: object) -> bytes:
@@ -498,6 +502,7 @@ class _Server:
             self.write_down(truth)
 
     def write_down(self, truth: Truth) -> None:
+        """Write down a request that has ended, unless that was done."""
         if self._open.pop(truth.number, None):
             truth.end_ns = truth.end_ns or time.monotonic_ns()
             self.file.write(_json(asdict(truth)) + b"\n")
@@ -506,6 +511,7 @@ class _Server:
         self._cache, self._counters = _Cache(self.behaviour.block_size), _Counters()
 
     def look_up(self, prompt: str | list[int], truth: Truth) -> None:
+        """Look a prompt up in the cache, and count."""
         tokens = prompt.split() if isinstance(prompt, str) else prompt
         truth.prompt_tokens, truth.cached_tokens = len(tokens), self._cache.look_up(tokens)
         self._counters.queries.inc(truth.prompt_tokens)
@@ -523,6 +529,7 @@ class _Server:
         return due + int(end - begin) if start_ns < begin <= due else due
 
     async def until_up(self) -> None:
+        """Return when the server does not stand still."""
         await self.alarm.until(self.after(time.monotonic_ns(), 0))
 
     async def _complete(self, request: web.Request, truth: Truth) -> web.StreamResponse:
@@ -534,13 +541,13 @@ class _Server:
             asked = _Request.model_validate_json(body)
             prompt = asked.prompt_or_ids(chat)
         except (ValidationError, ValueError) as error:
-            truth.outcome = "refused"
-            return web.json_response(_error(400, "BadRequestError", str(error)), status=400)
+            refusal = web.json_response(_error(400, "BadRequestError", str(error)), status=400)
+            return await _finished(refusal, request, truth, "refused")
         truth.prompt = prompt if isinstance(prompt, str) else None
         intent = self.behaviour.outcome(truth.number)
         if intent == "error":
-            truth.outcome = intent
-            return await _finished(web.json_response(_INTERNAL, status=500), request, truth)
+            failure = web.json_response(_INTERNAL, status=500)
+            return await _finished(failure, request, truth, intent)
 
         tokens = asked.max_completion_tokens or asked.max_tokens or self.behaviour.output_tokens
         generator = random.Random(f"{self.behaviour.seed}/{truth.number}")
@@ -591,9 +598,9 @@ class _Answer:
             text, reason = ("", "stop") if empty else ("".join(plan.tokens), "length")
             body = self.wire.whole(text, reason, truth)
             response = web.Response(body=body, content_type="application/json")
-            truth.outcome, truth.chunks = "empty" if empty else "ok", 1
+            truth.chunks = 1
             truth.first_token_ns = None if empty else time.monotonic_ns()
-            return await _finished(response, self.request, truth)
+            return await _finished(response, self.request, truth, "empty" if empty else "ok")
 
     async def stream(self) -> web.StreamResponse:
         """Answer with an event a token."""
@@ -626,8 +633,7 @@ class _Answer:
                     held = []
             if self.intent in _CUT:
                 await self._cut()
-            truth.outcome = self.intent
-            return await _finished(self.response, self.request, truth)
+            return await _finished(self.response, self.request, truth, self.intent)
 
     @property
     def _events_per_write(self) -> int:
@@ -696,12 +702,12 @@ def _cut(data: bytes, generator: random.Random) -> list[bytes]:
 
 
 async def _finished(
-    response: web.StreamResponse, request: web.Request, truth: Truth
+    response: web.StreamResponse, request: web.Request, truth: Truth, outcome: Outcome
 ) -> web.StreamResponse:
     """Send the rest of a response, so that its end can be noted."""
     await response.prepare(request)
     await response.write_eof()
-    truth.end_ns = time.monotonic_ns()
+    truth.end_ns, truth.outcome = time.monotonic_ns(), outcome
     return response
 
 

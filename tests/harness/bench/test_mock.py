@@ -138,7 +138,12 @@ def test_chat_begins_with_a_role_that_is_no_token(quick: Mock) -> None:
     stream = talk(quick, {"messages": messages, "max_completion_tokens": 2, "stream": True})[0]
     role, first, last = events(stream)
     assert role["object"] == first["object"] == "chat.completion.chunk"
-    assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert stream.startswith(
+        f'data: {{"id":"{role["id"]}","object":"chat.completion.chunk","created":{role["created"]},'
+        '"model":"mock","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+        '"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}\n\n'
+        'data: {"id":'.encode()
+    )
     assert list(first["choices"][0]["delta"]) == ["content"]
     assert "stop_reason" not in first["choices"][0]
     assert last["choices"][0]["finish_reason"] == "length"
@@ -159,14 +164,9 @@ def test_answers_whole_on_request(quick: Mock, prompt: dict[str, Any]) -> None:
     assert truth.prompt is None or "messages" in prompt
 
 
-def test_headers_go_first_and_connections_are_kept(quick: Mock) -> None:
+def test_connections_are_kept(quick: Mock) -> None:
     with raw(quick, stream=True, max_tokens=1) as connection:
-        # Sent at once, while a token takes some ms.
-        head = until(connection, b"\r\n\r\n")
-        assert b"Transfer-Encoding: chunked" in head
-        assert b"Content-Type: text/event-stream; charset=utf-8" in head
-        assert b"data" not in head
-        until(connection, b"0\r\n\r\n")
+        until(connection, b"\r\n0\r\n\r\n")
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: mock\r\n\r\n")
         assert until(connection, b"\r\n\r\n").startswith(b"HTTP/1.1 200")
 
@@ -196,7 +196,7 @@ def test_truth_is_on_the_clients_clock(quick: Mock) -> None:
     assert truth.first_token_ns is not None
     assert truth.end_ns is not None
     assert sent < truth.received_ns < truth.first_token_ns < first < truth.end_ns
-    assert truth.end_ns < last + 50e6
+    assert truth.end_ns < last + 500e6
     assert truth.first_token_ns - truth.received_ns >= truth.due_ttft_ms * 1e6
 
 
@@ -361,14 +361,14 @@ def test_dies_in_the_middle_of_a_stream(tmp_path: Path) -> None:
 
 
 def test_workers_serve_in_order(tmp_path: Path) -> None:
-    with mock.running(Behaviour(workers=2, ttft_ms=50), tmp_path) as server:
+    with mock.running(Behaviour(workers=2, ttft_ms=200), tmp_path) as server:
         request = {"prompt": "a", "max_tokens": 1, "stream": True}
         talk(server, *[request] * 6, together=True)
         truths = server.truth()
     assert [truth.number for truth in truths] == [1, 2, 3, 4, 5, 6]
     waits = [((t.first_token_ns or 0) - t.received_ns) / 1e6 for t in truths]
-    assert waits == pytest.approx([50, 50, 100, 100, 150, 150], abs=20)
-    assert {truth.due_ttft_ms for truth in truths} == {50}
+    assert waits == pytest.approx([200, 200, 400, 400, 600, 600], abs=90)
+    assert {truth.due_ttft_ms for truth in truths} == {200}
 
 
 def test_stands_still(tmp_path: Path) -> None:
@@ -394,18 +394,19 @@ def test_stands_still(tmp_path: Path) -> None:
     with mock.running(behaviour, tmp_path) as server:
         in_session(run)
         pending, in_progress = server.truth()
-    assert times["pending"] == pytest.approx(0.5, abs=0.05)
-    assert times["health"] == pytest.approx(0.5, abs=0.05)
-    assert times["in progress"] == pytest.approx(9 * 0.02 + 0.4, abs=0.05)
-    assert (pending.first_token_ns or 0) - pending.received_ns == pytest.approx(0.3e9, abs=50e6)
-    assert (in_progress.end_ns or 0) - in_progress.received_ns > 0.57e9
+    # Never early; late as the machine will have it.
+    assert 0.5 < times["pending"] < 0.7
+    assert 0.5 < times["health"] < 0.7
+    assert 9 * 0.02 + 0.4 < times["in progress"] < 0.8
+    assert (pending.first_token_ns or 0) - pending.received_ns == pytest.approx(0.3e9, abs=0.1e9)
+    assert (in_progress.end_ns or 0) - in_progress.received_ns >= 0.58e9
 
 
 def test_health_while_it_starts(tmp_path: Path) -> None:
-    with mock.running(Behaviour(slow_start_s=0.4), tmp_path) as server:
+    with mock.running(Behaviour(slow_start_s=1), tmp_path) as server:
         url = f"{server.url}/health"
         assert get(url)[0] == 503
-        time.sleep(0.4)
+        time.sleep(1)
         assert get(url)[0] == 200
     with mock.running(Behaviour(never_healthy=True), tmp_path) as server:
         assert get(f"{server.url}/health")[0] == 503
@@ -416,7 +417,10 @@ def test_ends_on_a_signal_with_all_that_it_knows(tmp_path: Path) -> None:
         with raw(server, stream=True):
             pass
         with raw(server, stream=True) as connection:
-            until(connection, b"\r\n\r\n")
+            # The headers do not wait for a token.
+            head = until(connection, b"\r\n\r\n")
+            assert b"Transfer-Encoding: chunked" in head
+            assert b"Content-Type: text/event-stream; charset=utf-8" in head
             os.kill(server.pid, signal.SIGTERM)
             assert server.wait(10) == 0
         # The first one's client had left, the second one's had not.
