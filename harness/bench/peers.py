@@ -13,7 +13,9 @@ aiperf              the same, and after it made the request's session           
 guidellm            when httpx begins to write the head, with a connection         wall clock
 ==================  =============================================================  ===========
 
-All end it when the event with the first token has been read and taken apart (aiperf: read).
+``vllm bench serve`` ends it when it has decoded the event with the first token, the others when
+they have read it. Beyond the rate that a tool can keep up with on the cores it has, the delays of
+its own event loop are most of what it reports.
 """
 
 import contextlib
@@ -288,7 +290,8 @@ def run(peer: Peer, load: Load, folder: Path, timeout_seconds: float) -> PeerRun
             to start and report.
 
     Raises:
-        HarnessError: if it fails, takes too long, or leaves no results that can be read.
+        HarnessError: if it fails, takes too long, leaves no results that can be read, or had no
+            request succeed.
 
     """
     own = folder.resolve() / peer.name
@@ -298,11 +301,14 @@ def run(peer: Peer, load: Load, folder: Path, timeout_seconds: float) -> PeerRun
     _call(peer.name, peer.command(load, own), own, timeout_seconds)
     cpu_seconds = _children_cpu_seconds() - cpu_before
     try:
-        return PeerRun(peer.ttft_ms(load, own), cpu_seconds)
+        ttft_ms = peer.ttft_ms(load, own)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise HarnessError(
             f"{peer.name}: no results that can be read in {own}: {error!r}:\n{_tail(own)}"
         ) from None
+    if not ttft_ms:  # which not all tools take for a failure
+        raise HarnessError(f"{peer.name}: no request succeeded:\n{_tail(own)}")
+    return PeerRun(ttft_ms, cpu_seconds)
 
 
 def _call(name: str, command: Sequence[str], folder: Path, timeout_seconds: float) -> None:

@@ -109,7 +109,8 @@ class Script(Peer):
         return ["/bin/sh", "-c", self.line]
 
     def ttft_ms(self, load: Load, folder: Path) -> dict[str, float]:
-        return {FIRST: float((folder / "result").read_text())}
+        reported = (folder / "result").read_text()
+        return {FIRST: float(reported)} if reported else {}
 
 
 def test_run_counts_the_cpu_time_of_all_processes(tmp_path: Path) -> None:
@@ -134,6 +135,11 @@ def test_a_tool_that_fails_shows_its_last_lines(tmp_path: Path) -> None:
     line = "seq 20; echo the reason >&2; exit 3"
     with pytest.raises(HarnessError, match=r"^script: exit code 3:\n12\n(.*\n)*the reason$"):
         peers.run(Script(line), LOAD, tmp_path, 30)
+
+
+def test_a_tool_whose_requests_all_failed_has_failed(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"^script: no request succeeded:\nrefused$"):
+        peers.run(Script("echo refused; : > result"), LOAD, tmp_path, 30)
 
 
 def test_a_tool_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
