@@ -40,7 +40,8 @@ ENGINE_CELLS = sorted(
     (cell for cell, spec in CELLS.items() if spec.tier != "replay"),
     key=lambda cell: (
         CELLS[cell].workload,
-        CELLS[cell].batch_size,
+        CELLS[cell].load.mode,
+        CELLS[cell].load.label,
         CELLS[cell].cache_blocks,
         CELLS[cell].seed,
         CELLS[cell].engine,

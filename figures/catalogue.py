@@ -4,30 +4,33 @@ from dataclasses import dataclass
 
 from harness.cell import Tier
 from harness.config import Config
+from harness.load.spec import Mode
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: ``figures.<module>.draw`` of the cells of a tier and some workloads.
+    """A figure: ``figures.<module>.draw`` of the cells of a tier, a mode and some workloads.
 
-    There is one for a config with cells of the tier and of at least one of the workloads;
-    ``batch_sizes`` says how many different ones they need.
+    There is one for a config with such cells of at least one of the workloads; ``loads`` says how
+    many different ones they need.
     """
 
     title: str
     module: str
     tier: Tier
     workloads: tuple[str, ...]
-    batch_sizes: int = 1
+    mode: Mode = "batch"
+    loads: int = 1
 
     def is_for(self, config: Config) -> bool:
         """Return whether a config has the cells for it."""
         found = {
-            cell.batch_size
+            cell.load
             for cell in config.cells.values()
-            if cell.tier == self.tier and cell.workload in self.workloads
+            if (cell.tier, cell.load.mode) == (self.tier, self.mode)
+            and cell.workload in self.workloads
         }
-        return len(found) >= self.batch_sizes
+        return len(found) >= self.loads
 
 
 _QUALITY, _QMSUM, _WIKIQA = "docqa-quality", "docqa-qmsum", "docqa-wikiqa"
@@ -58,7 +61,7 @@ FIGURES = {
         "Figure 5, another source: conversation, ShareGPT", "cachesize", "replay", (_SHAREGPT,)
     ),
     "fig6": Entry(
-        "Figure 6: batch inference, QuALITY-like", "batchsize", "replay", (_QUALITY,), batch_sizes=2
+        "Figure 6: batch inference, QuALITY-like", "batchsize", "replay", (_QUALITY,), loads=2
     ),
     "fig7": Entry(
         "Figure 7: recent and frequent blocks",

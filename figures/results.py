@@ -11,6 +11,7 @@ from harness.analysis import tables
 from harness.cell import NOT_RUN, TELEMETRY, Tier
 from harness.config import Config
 from harness.errors import HarnessError
+from harness.load.spec import Mode
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,19 @@ class Results:
     cells: pd.DataFrame
     policies: pd.DataFrame
 
-    def of(self, tier: Tier, workload: str) -> pd.DataFrame:
+    def of(self, tier: Tier, workload: str, mode: Mode = "batch") -> pd.DataFrame:
         """Return the cells of a workload, with ``x``: thousand tokens at the paper's scale."""
         cells = self.cells
-        chosen = cells[(cells["tier"] == tier) & (cells["workload"] == workload)]
-        return chosen.assign(x=chosen["cache_tokens"] / self.config.tiers[tier].scale / 1000)
+        chosen = cells[
+            (cells["tier"] == tier) & (cells["workload"] == workload) & (cells["mode"] == mode)
+        ]
+        return chosen.assign(x=chosen["cache_tokens"] / self.config.scale(tier, workload) / 1000)
 
     def telemetry(self, cell: "pd.Series[Any]") -> pd.DataFrame:
         """Return the policy's state after each batch of a replay cell; a row of ``cells``."""
         group = self.folder / "cells" / f"replay-{cell['workload']}-s{cell['seed']}"
         (path,) = group.glob(
-            f"{cell['workload']}-{cell['mode']}{cell['batch_size']}-{cell['cache_tokens']}"
+            f"{cell['workload']}-batch{cell['batch_size']:.0f}-{cell['cache_tokens']}"
             f"-s{cell['seed']}-{cell['engine']}-{cell['policy']}/{TELEMETRY}"
         )
         return pd.read_parquet(path)

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from harness import runlock
 from harness.errors import HarnessError
+from harness.load.spec import Load, columns
 
 Tier = Literal["replay", "cpu", "gpu"]
 # vllm is the patched tree, vllm-stock the installed package as it came, replay the patched tree's
@@ -43,6 +43,8 @@ NOT_RUN = "not run"
 # Where the engine puts its temporary files, so that none are left.
 _TEMPORARY = "tmp"
 _WORKER = "harness.engines.worker"
+# How a worker's last line begins that says what went wrong.
+FAILED = "failed: "
 # An engine that shows no progress for so long is taken for hung.
 STALL_SECONDS = 600.0
 _GRACE_SECONDS = 10.0
@@ -58,8 +60,7 @@ class CellSpec(BaseModel):
     engine: EngineName
     policy: Policy
     workload: str
-    mode: Literal["batch"] = "batch"
-    batch_size: PositiveInt
+    load: Load
     cache_blocks: PositiveInt
     block_size: PositiveInt
     threads: PositiveInt | None = None
@@ -77,7 +78,7 @@ class CellSpec(BaseModel):
     def id(self) -> str:
         """Name of the cell's folder."""
         return (
-            f"{self.workload}-{self.mode}{self.batch_size}-{self.cache_tokens}-s{self.seed}"
+            f"{self.workload}-{self.load.mode}{self.load.label}-{self.cache_tokens}-s{self.seed}"
             f"-{self.engine}-{self.policy}"
         )
 
@@ -86,7 +87,8 @@ class CellSpec(BaseModel):
         """What a summary says of the cell itself."""
         return {
             "cell": self.id,
-            **self.model_dump(exclude={"model"}),
+            **self.model_dump(exclude={"model", "load"}),
+            **columns(self.load),
             "cache_tokens": self.cache_tokens,
         }
 
@@ -219,7 +221,7 @@ def _worker(
         try:
             yield process, progress
         finally:
-            _end_group(process)
+            end_group(process)
 
 
 def _own_search_path() -> list[str]:
@@ -240,6 +242,7 @@ def _watch(name: str, process: subprocess.Popen[bytes], progress: IO[str]) -> st
         for descriptor in runlock.watch():
             stack.callback(os.close, descriptor)
             selector.register(descriptor, selectors.EVENT_READ)
+        failure = None
         while True:
             ready = [key.fileobj for key, _ in selector.select(STALL_SECONDS)]
             if not ready:
@@ -249,24 +252,26 @@ def _watch(name: str, process: subprocess.Popen[bytes], progress: IO[str]) -> st
             line = progress.readline()
             if not line:
                 break
-            print(f"{name}: {line.strip()}", file=sys.stderr, flush=True)
+            if line.startswith(FAILED):
+                failure = line.removeprefix(FAILED).strip()
+            else:
+                print(f"{name}: {line.strip()}", file=sys.stderr, flush=True)
     code = process.wait()
+    if failure:
+        return failure
     if code < 0:
         return f"the engine was killed by {signal.Signals(-code).name}"
     return f"the engine died with exit code {code}" if code else None
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the worker's process group: ask, wait, kill."""
-    for ask in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, ask)
-            deadline = time.monotonic() + _GRACE_SECONDS
-            while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the process group that a process leads: ask the leader, wait, kill them all."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.terminate()
+        process.wait(_GRACE_SECONDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pydantic import (
 from harness import model as models
 from harness.cell import CellSpec, EngineName, Policy, Tier
 from harness.errors import HarnessError
+from harness.load.spec import Batch, Load
 from workloads import datasets
 from workloads.docqa import SYNTHETIC, DocQA
 from workloads.sharegpt import ShareGPT
@@ -50,7 +51,10 @@ class TierSettings(_Section):
         None, description="threads of an engine on the CPU; without, as many as it likes"
     )
     scale: float = Field(
-        1.0, gt=0, le=1, description="shrinks documents and cache alike, so that their ratio stays"
+        1.0,
+        gt=0,
+        le=1,
+        description="shrinks doc-QA's documents and cache alike, so that their ratio stays",
     )
     requests: PositiveInt | None = Field(
         None, description="only so many of a workload's requests are sent; without, all"
@@ -70,7 +74,7 @@ class Experiment(_Section):
         tuple[PositiveInt, ...],
         Field(min_length=1, description="cache sizes in tokens at the paper's scale"),
     ]
-    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    loads: Annotated[tuple[Load, ...], Field(min_length=1)] = (Batch(batch_size=1),)
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (42,)
 
     @property
@@ -86,6 +90,8 @@ class Experiment(_Section):
             )
         if (self.engine_name == "replay") != (self.tier == "replay"):
             raise ValueError(f"engine {self.engine_name} does not run in tier {self.tier}")
+        if self.tier == "replay" and any(load.mode != "batch" for load in self.loads):
+            raise ValueError("tier replay has no clock and no server: its only mode is batch")
         return self
 
 
@@ -117,6 +123,7 @@ class Config(_Section):
             )
         for name, experiment in self.experiments.items():
             self._check_experiment(f"experiments.{name}", experiment)
+        self.cells  # noqa: B018 (whether their names are their own)
         return self
 
     def _check_experiment(self, where: str, experiment: Experiment) -> None:
@@ -131,18 +138,18 @@ class Config(_Section):
                 f"({', '.join(self.tiers)})"
             )
         workload = self.workloads[experiment.workload]
-        scale = self.tiers[experiment.tier].scale
-        if scale != 1 and not isinstance(workload, DocQA):
-            raise ValueError(
-                f"{where}: tier {experiment.tier} has scale {scale}, but {experiment.workload} "
-                "is made of real requests, whose lengths are what they are"
-            )
         if workload.length_max and min(experiment.cache_tokens) < workload.length_max:
             raise ValueError(
                 f"{where}.cache_tokens: {min(experiment.cache_tokens)} tokens are less than "
                 f"one request of {experiment.workload} can need ({workload.length_max}, its "
                 "length_max)"
             )
+
+    def scale(self, tier: Tier, workload: str) -> float:
+        """Return how much smaller than the paper's a workload and its caches are in a tier."""
+        # Real requests are as long as they are.
+        is_made_up = isinstance(self.workloads[workload], DocQA)
+        return self.tiers[tier].scale if is_made_up else 1.0
 
     @property
     def cells(self) -> dict[str, CellSpec]:
@@ -153,25 +160,30 @@ class Config(_Section):
                 engine=experiment.engine_name,
                 policy=policy,
                 workload=experiment.workload,
-                batch_size=batch_size,
-                cache_blocks=round(cache_tokens * settings.scale / settings.block_size),
+                load=load,
+                cache_blocks=round(cache_tokens * scale / settings.block_size),
                 block_size=settings.block_size,
                 threads=settings.threads,
                 seed=seed,
                 model=settings.model,
                 dtype=settings.dtype,
-                scale=settings.scale,
+                scale=scale,
             )
             for experiment in self.experiments.values()
             for settings in (self.tiers[experiment.tier],)
-            for cache_tokens, seed, batch_size, policy in product(
+            for scale in (self.scale(experiment.tier, experiment.workload),)
+            for cache_tokens, seed, load, policy in product(
                 experiment.cache_tokens,
                 experiment.seeds,
-                experiment.batch_sizes,
+                experiment.loads,
                 experiment.policies,
             )
         )
-        return {cell.id: cell for cell in cells}
+        named: dict[str, CellSpec] = {}
+        for cell in cells:
+            if named.setdefault(cell.id, cell) != cell:
+                raise ValueError(f"two different cells would be called {cell.id}")
+        return named
 
     @property
     def replay_groups(self) -> dict[tuple[str, int], dict[str, CellSpec]]:

@@ -157,13 +157,7 @@ def build(series: Series, tree: Path, package: Package | None = None) -> None:
                 (partial / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(Path(scratch) / path, partial / path)
                 compileall.compile_file(partial / path, quiet=2)
-        # The CLI asks for the version of a distribution of the package's own name.
-        metadata = partial / f"{series.engine}-{package.version}.dist-info" / "METADATA"
-        metadata.parent.mkdir()
-        metadata.write_text(
-            f"Metadata-Version: 2.1\nName: {series.engine}\n"
-            f"Version: {package.version}{package.build}\n"
-        )
+        write_metadata(series.engine, package, partial)
         manifest = {
             "engine": series.engine,
             "version": package.version,
@@ -175,6 +169,15 @@ def build(series: Series, tree: Path, package: Package | None = None) -> None:
         os.replace(partial, tree)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_metadata(engine: str, package: Package, folder: Path) -> None:
+    """Write metadata of a distribution named as the package, for whose version its CLI asks."""
+    metadata = folder / f"{engine}-{package.version}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(
+        f"Metadata-Version: 2.1\nName: {engine}\nVersion: {package.version}{package.build}\n"
+    )
 
 
 def edit(series: Series, checkout: Path) -> None:

@@ -1,5 +1,6 @@
 """What a load driver needs of an engine."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -10,6 +11,10 @@ from workloads.file import Request
 RESERVED_BLOCKS = 1
 # Requests are split as little as that allows: TTFT is then one forward pass.
 _MIN_BATCHED_TOKENS = 8192
+# On the CPU, vLLM wants most of the memory free before it starts unless told how much it may have.
+# The number of blocks decides how much it takes.
+CPU_KV_CACHE_BYTES = 1 << 30
+_WARM_UP_REQUESTS = 3
 
 
 def max_batched_tokens(max_model_len: int) -> int:
@@ -43,10 +48,14 @@ class Completion:
 
 @dataclass(frozen=True)
 class Counters:
-    """The engine's own count of prompt tokens looked up in its prefix cache, since it started."""
+    """The engine's own count of prompt tokens looked up in its prefix cache, since it started.
+
+    ``created`` is when a server began to count, in s since 1970; another value is another server.
+    """
 
     queried_tokens: int
     hit_tokens: int
+    created: float | None = None
 
 
 class Engine(Protocol[R]):
@@ -74,6 +83,14 @@ class Engine(Protocol[R]):
     def metrics_text(self) -> str | None:
         """Return the engine's metrics in Prometheus' text format; None if it keeps none."""
         ...
+
+
+def warm_up_prompts(lengths: Sequence[int], vocabulary: int, seed: int) -> list[list[int]]:
+    """Return prompts of the shortest, the median and the longest length, of random tokens."""
+    rng = random.Random(f"{seed}/warm-up")
+    ordered = sorted(lengths)
+    places = ((len(ordered) - 1) * i // (_WARM_UP_REQUESTS - 1) for i in range(_WARM_UP_REQUESTS))
+    return [rng.choices(range(vocabulary), k=ordered[place]) for place in places]
 
 
 class BlockHits:

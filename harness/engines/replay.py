@@ -27,6 +27,7 @@ from harness.engines.base import (
     Counters,
     max_batched_tokens,
 )
+from harness.load.spec import Batch
 from workloads.file import BlockRequest, BlockWorkload, longest
 
 _OUTPUT_TOKEN = 0
@@ -179,6 +180,7 @@ class ReplayEngine:
     """
 
     def __init__(self, spec: CellSpec, model: str, workload: BlockWorkload) -> None:
+        assert isinstance(spec.load, Batch)
         self.version, self.imported_from = vllm.__version__, str(vllm.__file__)
         most = longest(workload.requests)
         self._replay = Replay(
@@ -187,7 +189,7 @@ class ReplayEngine:
             spec.cache_blocks,
             spec.block_size,
             max_tokens=most.prompt_tokens + most.output_tokens,
-            batch_size=spec.batch_size,
+            batch_size=spec.load.batch_size,
         )
         self._block_hits = BlockHits(self._replay.cache_manager)
         self._num_requests = 0

@@ -1,6 +1,5 @@
 """vLLM, offline and in process; the stock package or the patched tree, whichever is imported."""
 
-import random
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,19 +10,17 @@ from prometheus_client import generate_latest
 from harness import model as models
 from harness.cell import CellSpec
 from harness.engines.base import (
+    CPU_KV_CACHE_BYTES,
     RESERVED_BLOCKS,
     BlockHits,
     Completion,
     Counters,
     max_batched_tokens,
+    warm_up_prompts,
 )
+from harness.load.spec import Batch
 from workloads.file import Request, Workload, longest
 from workloads.tokens import token_ids
-
-# On the CPU, vLLM wants most of the memory free before it starts unless told how much it may have.
-# The number of blocks decides how much it takes.
-_CPU_KV_CACHE_BYTES = 1 << 30
-_WARM_UP_REQUESTS = 3
 
 
 class VLLM:
@@ -46,7 +43,8 @@ class VLLM:
         if spec.engine == "vllm":
             options["prefix_cache_eviction_policy"] = spec.policy
         if spec.tier == "cpu":
-            options |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_KV_CACHE_BYTES}
+            options |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
+        assert isinstance(spec.load, Batch)
         self.version, self.imported_from = vllm.__version__, str(vllm.__file__)
         self._llm = vllm.LLM(
             model=model,
@@ -55,7 +53,7 @@ class VLLM:
             block_size=spec.block_size,
             num_gpu_blocks_override=spec.cache_blocks + RESERVED_BLOCKS,
             max_model_len=max_model_len,
-            max_num_seqs=spec.batch_size,
+            max_num_seqs=spec.load.batch_size,
             max_num_batched_tokens=max_batched_tokens(max_model_len),
             enable_prefix_caching=True,
             # A step is scheduled when the one before it is done, so that what is cached when does
@@ -76,11 +74,9 @@ class VLLM:
 
     def warm_up(self) -> None:
         """Run prompts of the workload's lengths that share nothing with it, then forget them."""
-        rng = random.Random(f"{self._seed}/warm-up")
-        by_length = sorted(map(len, self._prompts))
-        for i in range(_WARM_UP_REQUESTS):
-            length = by_length[(len(by_length) - 1) * i // (_WARM_UP_REQUESTS - 1)]
-            self._generate([rng.choices(range(self._vocabulary), k=length)], [1])
+        lengths = [len(prompt) for prompt in self._prompts]
+        for prompt in warm_up_prompts(lengths, self._vocabulary, self._seed):
+            self._generate([prompt], [1])
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("the engine refused to reset its prefix cache")
 

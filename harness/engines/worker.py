@@ -6,26 +6,33 @@ import signal
 import sys
 import threading
 
-from harness.cell import WorkerOrder
+from harness.cell import FAILED, WorkerOrder
+from harness.errors import HarnessError
 
 
 def main() -> None:
     """Measure the ordered cells."""
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=die_with, args=(os.getppid(),), daemon=True).start()
     order = WorkerOrder.model_validate_json(sys.argv[1])
 
     # The engine's import takes seconds: after the parent can no longer be lost.
-    from harness.load import batch
+    from harness.load import batch, online
 
+    is_batch = all(spec.load.mode == "batch" for spec in order.cells.values())
+    measure = batch.measure if is_batch else online.measure
     with os.fdopen(order.progress_fd, "w", buffering=1) as progress:
-        batch.measure(order, report=lambda message: print(message, file=progress))
+        try:
+            measure(order, report=lambda message: print(message, file=progress))
+        except HarnessError as error:
+            print(f"{FAILED}{error}", file=progress)
+            sys.exit(1)
         sys.stdout.flush()
         sys.stderr.flush()
     # All is written; taking the engine apart would only cost seconds.
     os._exit(0)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """End this process group when the parent is gone, even by SIGKILL."""
     try:
         descriptor = os.pidfd_open(parent)

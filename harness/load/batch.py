@@ -1,16 +1,16 @@
 """Batch mode: as many requests together as the batch size says, the next when all have finished."""
 
-import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.cell import METRICS, PROVENANCE, CellSpec, WorkerOrder
+from harness.cell import METRICS, CellSpec, WorkerOrder
 from harness.engines.base import Completion, Engine
+from harness.load.spec import Batch
 from harness.measure import records
 from harness.measure.provenance import provenance
 from harness.measure.records import RequestRecord, TelemetryRecord
+from harness.measure.summary import summarize
 from workloads import file as workload_file
 from workloads.file import BlockWorkload, Request, Workload
 
@@ -34,7 +34,7 @@ def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
         else:
             hit_rate = _measure(order, spec, folder, workload, engine, report=lambda _: None)
             report(
-                f"{spec.policy}, {spec.cache_tokens} tokens, batch size {spec.batch_size}: "
+                f"{spec.policy}, {spec.cache_tokens} tokens, batch size {spec.load.label}: "
                 f"hit rate {hit_rate:.3f}"
             )
 
@@ -61,28 +61,22 @@ def _measure(
 ) -> float:
     """Measure one cell on its engine, write its files and return its hit rate."""
     engine.warm_up()
-    fresh = before = engine.counters()
+    fresh = engine.counters()
     requests, warm_up = workload.requests, workload.header.warm_up
     rows: list[RequestRecord] = []
     telemetry: list[TelemetryRecord] = []
     reports = {len(requests) * i // _REPORTS for i in range(1, _REPORTS + 1)}
-    start = time.monotonic()
-    for batch in _batches(requests, spec.batch_size, warm_up):
-        if len(rows) == warm_up:
-            before, start = engine.counters(), time.monotonic()
+    assert isinstance(spec.load, Batch)
+    for batch in batches(requests, spec.load.batch_size, warm_up):
         completions = engine.generate(batch)
         rows += [
             _record(*pair, len(rows) < warm_up) for pair in zip(batch, completions, strict=True)
         ]
         telemetry.append(TelemetryRecord(batch[-1].request, engine.policy_state() or {}))
         if reports & {request.request + 1 for request in batch}:
-            hit_rate = sum(r.cached_tokens for r in rows) / sum(r.prompt_tokens for r in rows)
+            hit_rate = sum(r.cached_tokens or 0 for r in rows) / sum(r.prompt_tokens for r in rows)
             report(f"{len(rows)}/{len(requests)} requests, hit rate {hit_rate:.3f}")
-    duration = time.monotonic() - start
-    summary = records.summarize(spec, rows, duration, fresh, before, engine.counters())
-
-    records.write_requests(folder, rows)
-    records.write_telemetry(folder, telemetry)
+    summary = summarize(spec, rows, fresh, engine.counters())
     if metrics := engine.metrics_text():
         (folder / METRICS).write_text(metrics)
     source = provenance(
@@ -93,12 +87,11 @@ def _measure(
         engine_version=engine.version,
         engine_file=engine.imported_from,
     )
-    (folder / PROVENANCE).write_text(json.dumps(source, indent=2) + "\n")
-    records.write_summary(folder, summary)
+    records.write(folder, rows, telemetry, summary, source)
     return float(summary["hit_rate"])
 
 
-def _batches(requests: Sequence[Request], size: int, warm_up: int) -> Iterator[Sequence[Request]]:
+def batches(requests: Sequence[Request], size: int, warm_up: int) -> Iterator[Sequence[Request]]:
     """Cut requests into batches, none of which has both warm-up requests and others."""
     for part in (requests[:warm_up], requests[warm_up:]):
         yield from (part[start : start + size] for start in range(0, len(part), size))

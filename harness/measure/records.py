@@ -1,7 +1,6 @@
-"""Records of requests and policy state, the summary made of them, and the verdict on both.
+"""Records of requests and policy state, and the files that a cell leaves behind.
 
-``requests.parquet`` has one row a request, ``telemetry.parquet`` one row a batch. Key names in
-``summary.json`` are those of ``vllm bench serve`` where it has one.
+``requests.parquet`` has one row a request, ``telemetry.parquet`` one row a batch.
 """
 
 import dataclasses
@@ -9,22 +8,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.cell import REQUESTS, SUMMARY, TELEMETRY, CellSpec
-from harness.engines.base import Counters
+from harness.cell import PROVENANCE, REQUESTS, SUMMARY, TELEMETRY
+from harness.load.client import Outcome
+from harness.load.stream import Status
+from workloads.file import Request
 
 
 @dataclass(frozen=True)
 class RequestRecord:
     """What became of one request: the columns of ``requests.parquet``.
 
-    Times in ns on the monotonic clock; None: does not apply. ``warm_up`` requests only fill the
-    cache and count in no total.
+    Times in ns on the monotonic clock; None: does not apply, or it never came to that. ``warm_up``
+    requests only fill the cache and count in no total. ``status`` is "ok" or the fault's name
+    (``harness/load/README.md``), ``error`` a line on the fault.
     """
 
     request: int
@@ -38,11 +39,11 @@ class RequestRecord:
     first_token_ns: int | None
     end_ns: int | None
     prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    queried_blocks: int
-    cached_blocks: int
-    status: Literal["ok", "error"]
+    cached_tokens: int | None
+    output_tokens: int | None
+    queried_blocks: int | None
+    cached_blocks: int | None
+    status: Status
     error: str | None
 
     @property
@@ -51,6 +52,42 @@ class RequestRecord:
         if self.first_token_ns is None or self.sent_ns is None:
             return None
         return (self.first_token_ns - self.sent_ns) / 1e6
+
+    @property
+    def ttft_scheduled_ms(self) -> float | None:
+        """Time from when the request was due to the first token; None without a schedule."""
+        if self.first_token_ns is None or self.scheduled_ns is None:
+            return None
+        return (self.first_token_ns - self.scheduled_ns) / 1e6
+
+
+def of_outcome(
+    request: Request, warm_up: bool, scheduled_ns: int | None, outcome: Outcome
+) -> RequestRecord:
+    """Return the record of a request that a client sent to a server.
+
+    A server does not say which single blocks it holds, so there is no count of these.
+    """
+    usage = outcome.usage
+    return RequestRecord(
+        request=request.request,
+        session=request.session,
+        turn=request.turn,
+        window=request.window,
+        warm_up=warm_up,
+        scheduled_ns=scheduled_ns,
+        sent_ns=outcome.sent_ns,
+        first_byte_ns=outcome.first_byte_ns,
+        first_token_ns=outcome.first_token_ns,
+        end_ns=outcome.end_ns,
+        prompt_tokens=usage.prompt_tokens if usage else request.prompt_tokens,
+        cached_tokens=usage.cached_tokens if usage else None,
+        output_tokens=usage.output_tokens if usage else None,
+        queried_blocks=None,
+        cached_blocks=None,
+        status=outcome.status,
+        error=outcome.error,
+    )
 
 
 @dataclass(frozen=True)
@@ -82,97 +119,23 @@ _REQUEST_SCHEMA = pa.schema(
 )
 
 
-def write_requests(folder: Path, rows: Sequence[RequestRecord]) -> None:
-    """Write ``requests.parquet``."""
+def write(
+    folder: Path,
+    rows: Sequence[RequestRecord],
+    telemetry: Sequence[TelemetryRecord],
+    summary: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a cell's files but for what the engine itself writes.
+
+    ``telemetry.parquet`` has ``request`` and one column for each name of the policy's state.
+    """
     table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=_REQUEST_SCHEMA)
     pq.write_table(table, folder / REQUESTS)
-
-
-def write_telemetry(folder: Path, rows: Sequence[TelemetryRecord]) -> None:
-    """Write ``telemetry.parquet``: ``request`` and one column for each name of the state."""
-    columns = {"request": [row.request for row in rows]} | {
-        name: [row.state[name] for row in rows] for name in (rows[0].state if rows else ())
+    columns = {"request": [row.request for row in telemetry]} | {
+        name: [row.state[name] for row in telemetry]
+        for name in (telemetry[0].state if telemetry else ())
     }
     pq.write_table(pa.table(columns), folder / TELEMETRY)
-
-
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write ``summary.json``."""
+    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-
-
-def summarize(
-    spec: CellSpec,
-    rows: Sequence[RequestRecord],
-    duration: float,
-    fresh: Counters,
-    before: Counters,
-    after: Counters,
-) -> dict[str, Any]:
-    """Return totals, percentiles, hit rates and validity of one cell.
-
-    Args:
-        spec: The cell.
-        rows: All its requests.
-        duration: Seconds from the first request after the warm-up to the last.
-        fresh: The engine's counters before the first request.
-        before: Its counters after the requests that only warm up.
-        after: Its counters when the last had finished.
-
-    """
-    counted = [row for row in rows if not row.warm_up]
-    ok = [row for row in counted if row.status == "ok"]
-    ttfts = [row.ttft_ms for row in ok if row.ttft_ms is not None]
-    queried = after.queried_tokens - before.queried_tokens
-    hit = after.hit_tokens - before.hit_tokens
-    looked_up = sum(row.queried_blocks for row in ok)
-    reasons = invalid_reasons(counted, fresh, before, after)
-    summary: dict[str, Any] = {
-        **spec.summary,
-        "warm_up_requests": len(rows) - len(counted),
-        "requests": len(counted),
-        "completed": len(ok),
-        "failed": len(counted) - len(ok),
-        "duration": duration,
-        "total_input_tokens": sum(row.prompt_tokens for row in ok),
-        "total_output_tokens": sum(row.output_tokens for row in ok),
-        "queried_tokens": queried,
-        "hit_tokens": hit,
-        "hit_rate": hit / queried if queried else None,
-        "hit_rate_per_block": (
-            sum(row.cached_blocks for row in ok) / looked_up if looked_up else None
-        ),
-        "mean_ttft_ms": float(np.mean(ttfts)) if ttfts else None,
-        **{
-            key: float(np.percentile(ttfts, percent)) if ttfts else None
-            for key, percent in (
-                ("median_ttft_ms", 50),
-                ("p90_ttft_ms", 90),
-                ("p99_ttft_ms", 99),
-            )
-        },
-        "ttft_kind": "measured" if ttfts else None,
-        "valid": not reasons,
-        "invalid_reason": "; ".join(reasons),
-    }
-    return summary
-
-
-def invalid_reasons(
-    rows: Sequence[RequestRecord], fresh: Counters, before: Counters, after: Counters
-) -> list[str]:
-    """Return why a cell's numbers cannot be trusted; nothing if they can; see ``summarize``."""
-    reasons = []
-    failed = sum(row.status != "ok" for row in rows)
-    if failed:
-        reasons.append(f"{failed} of {len(rows)} requests failed")
-    if fresh.hit_tokens:
-        reasons.append(f"the cache had {fresh.hit_tokens} hit tokens before the first request")
-    ok = [row for row in rows if row.status == "ok"]
-    for name, ours, engines in (
-        ("cached", sum(r.cached_tokens for r in ok), after.hit_tokens - before.hit_tokens),
-        ("queried", sum(r.prompt_tokens for r in ok), after.queried_tokens - before.queried_tokens),
-    ):
-        if ours != engines:
-            reasons.append(f"requests sum up to {ours} {name} tokens, the engine counts {engines}")
-    return reasons

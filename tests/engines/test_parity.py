@@ -34,7 +34,11 @@ _CONFIG = {
     "workloads": {"trace": {"kind": "trace", "dataset": "mooncake", "format": "mooncake"}},
     "experiments": {
         f"{tier}-{batch_size}": _GRID
-        | {"tier": tier, "policies": list(policies), "batch_sizes": [batch_size]}
+        | {
+            "tier": tier,
+            "policies": list(policies),
+            "loads": [{"mode": "batch", "batch_size": batch_size}],
+        }
         for tier in _TIERS
         for batch_size, policies in ((1, ("arc",)), (6, _POLICIES))
     },

@@ -35,7 +35,7 @@ _CONFIG = {
             "workload": "docqa",
             "policies": ["arc"],
             "cache_tokens": [100_000],
-            "batch_sizes": [8],
+            "loads": [{"mode": "batch", "batch_size": 8}],
             "seeds": [1],
         },
         "stock": {
@@ -81,7 +81,7 @@ class Bench:
         cell = next(
             name
             for name, spec in self.cells.items()
-            if (spec.engine, spec.policy, spec.batch_size) == (engine, policy, batch_size)
+            if (spec.engine, spec.policy, spec.load.label) == (engine, policy, str(batch_size))
         )
         output = self.folder / (f"{cell}-again" if again else cell)
         if not output.exists():

@@ -14,13 +14,14 @@ import pytest
 from harness import cell
 from harness.cell import CellSpec
 from harness.errors import HarnessError
+from harness.load.spec import Batch
 
 SPEC = CellSpec(
     tier="cpu",
     engine="vllm-stock",
     policy="lru",
     workload="w",
-    batch_size=1,
+    load=Batch(batch_size=1),
     cache_blocks=10,
     block_size=32,
     threads=1,

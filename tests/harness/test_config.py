@@ -95,10 +95,21 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ("tiers.cpu.scale", 2, r"scale: .* less than or equal to 1, not 2"),
         ("workloads.docqa-quality.corpus", "none.jsonl", r"no such file or data set: none.jsonl"),
         ("workloads.docqa-quality.kind", "chat", r"'docqa', 'trace', 'sharegpt'"),
+        ("experiments.one.loads", [{"mode": "later"}], r"loads.*'batch-http', 'open-loop'"),
         (
-            "workloads.docqa-quality",
-            {"kind": "trace", "dataset": "mooncake", "format": "mooncake"},
-            r"tier cpu has scale 0.125, but docqa-quality is made of real requests",
+            "experiments.one.loads",
+            [{"mode": "open-loop", "arrivals": "gamma", "request_rate": 1}],
+            r"arrivals gamma need burstiness",
+        ),
+        (
+            "experiments.one.loads",
+            [{"mode": "open-loop", "arrivals": "trace", "request_rate": 1}],
+            r"arrivals trace take no request_rate",
+        ),
+        (
+            "experiments.one.loads",
+            [{"mode": "closed-loop", "users": 3, "think_time_mean": 1, "processes": 2}],
+            r"users 3 is not a multiple of processes 2",
         ),
         ("workloads.No", {"kind": "docqa"}, r"workloads.No.*String should match"),
         (
@@ -136,7 +147,8 @@ def test_gpu_tier_takes_the_papers_block_size() -> None:
 
 def test_replay_groups_share_workload_and_seed() -> None:
     content = _changed("tiers.replay", {"block_size": 16})
-    replay = _GOOD["experiments"]["one"] | {"tier": "replay", "batch_sizes": [1, 8]}
+    loads = [{"mode": "batch", "batch_size": size} for size in (1, 8)]
+    replay = _GOOD["experiments"]["one"] | {"tier": "replay", "loads": loads}
     content["experiments"]["two"] = replay
     parsed = config.parse(content, "test")
     groups = parsed.replay_groups
@@ -159,3 +171,31 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     broken.write_text(yaml.safe_dump([1]))
     with pytest.raises(HarnessError, match="not a valid config"):
         config.load(broken)
+
+
+def test_real_requests_are_as_long_as_they_are() -> None:
+    content = _changed(
+        "workloads.docqa-quality", {"kind": "trace", "dataset": "mooncake", "format": "mooncake"}
+    )
+    assert {cell.scale for cell in config.parse(content, "test").cells.values()} == {1}
+
+
+def test_replay_has_no_server() -> None:
+    content = _changed("tiers.replay", {"block_size": 16})
+    content["experiments"]["one"] |= {
+        "tier": "replay",
+        "loads": [{"mode": "open-loop", "request_rate": 1}],
+    }
+    with pytest.raises(HarnessError, match="its only mode is batch"):
+        config.parse(content, "test")
+
+
+def test_cells_that_would_share_a_name_are_refused() -> None:
+    loads = [
+        {"mode": "closed-loop", "users": 4, "think_time_mean": 1, "processes": processes}
+        for processes in (1, 2)
+    ]
+    with pytest.raises(
+        HarnessError, match="two different cells would be called docqa-quality-closed-loop-u4-t1-"
+    ):
+        config.parse(_changed("experiments.one.loads", loads), "test")

@@ -12,11 +12,11 @@ import threading
 import time
 
 from harness.cell import SUMMARY, WorkerOrder
-from harness.engines.worker import _die_with
+from harness.engines.worker import die_with
 
 
 def main() -> None:
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=die_with, args=(os.getppid(),), daemon=True).start()
     order = WorkerOrder.model_validate_json(sys.argv[1])
     behaviour = os.environ["FAKE_WORKER"]
     print("the engine's own log")

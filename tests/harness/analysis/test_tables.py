@@ -7,6 +7,7 @@ from harness import cell
 from harness.analysis import tables
 from harness.cell import CellSpec
 from harness.errors import HarnessError
+from harness.load.spec import Batch
 
 # What other programs rely on.
 _COLUMNS = (
@@ -88,7 +89,7 @@ def test_cell_that_was_not_run_is_a_row_that_says_so(tmp_path: Path) -> None:
         engine="replay",
         policy="arc",
         workload="w",
-        batch_size=1,
+        load=Batch(batch_size=1),
         cache_blocks=10,
         block_size=16,
         seed=1,

@@ -1,0 +1,44 @@
+"""When the requests of an open loop are due: worked out before the first is sent."""
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import HarnessError
+from harness.load.spec import OpenLoop
+from workloads.file import Workload
+
+_NS = 1e9
+
+
+def offsets_ns(load: OpenLoop, workload: Workload, seed: int) -> npt.NDArray[np.int64]:
+    """Return when each request is due, in ns after the first, ascending; shape (requests,).
+
+    Times between arrivals are exponential (``poisson``), all the same (``constant``), gamma with
+    shape ``burstiness`` and the same mean (``gamma``, as in ``vllm bench serve``), or the
+    workload's own divided by ``speed`` (``trace``). A cell's seed alone decides them, so that all
+    policies get the same; the draws are those of a unit rate, so that another rate only stretches
+    them.
+
+    Raises:
+        HarnessError: if ``trace`` is asked for and the workload has no times.
+
+    """
+    count = len(workload.requests)
+    if load.arrivals == "trace":
+        times = [request.arrival_ms for request in workload.requests]
+        if None in times:
+            raise HarnessError(
+                f"workload {workload.header.name} has no arrival times: choose another `arrivals` "
+                "than trace"
+            )
+        recorded: npt.NDArray[np.float64] = np.asarray(times, dtype=np.float64) * 1e6
+        return np.rint((recorded - recorded[0]) / (load.speed or 1.0)).astype(np.int64)
+    rng = np.random.default_rng([seed, 0xA1])
+    if load.arrivals == "constant":
+        gaps = np.ones(count - 1)
+    else:
+        shape = load.burstiness or 1.0
+        gaps = rng.gamma(shape, 1 / shape, count - 1)
+    assert load.request_rate is not None
+    offsets: npt.NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(gaps)])
+    return np.rint(offsets * _NS / load.request_rate).astype(np.int64)

@@ -1,0 +1,39 @@
+"""Batches over HTTP: some requests sent together, the next ones when all have been answered."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from harness.load.client import Client, Outcome
+
+
+async def drive(
+    client: Client,
+    bodies: Sequence[bytes],
+    batches: Iterable[Sequence[int]],
+    done: Callable[[], object] = lambda: None,
+) -> list[tuple[int, Outcome]]:
+    """Send batch after batch.
+
+    Args:
+        client: Of the server.
+        bodies: What to send.
+        batches: The numbers of the requests of each batch, in order.
+        done: Called after each answer.
+
+    Returns:
+        Scheduled time (ns, monotonic: that of its batch) and outcome of each request, in order.
+
+    """
+
+    async def send(request: int) -> Outcome:
+        outcome = await client.complete(request, bodies[request])
+        done()
+        return outcome
+
+    results: list[tuple[int, Outcome]] = []
+    for batch in batches:
+        scheduled_ns = time.monotonic_ns()
+        outcomes = await asyncio.gather(*map(send, batch))
+        results += [(scheduled_ns, outcome) for outcome in outcomes]
+    return results

@@ -1,0 +1,134 @@
+"""The aiohttp client: one streamed completion at a time, and what became of it."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from harness.load.stream import CompletionStream, RequestError, Status, Usage
+
+COMPLETIONS = "/v1/completions"
+# A server that sends nothing for so long has stopped sending.
+SILENCE_SECONDS = 120.0
+_CONNECT_SECONDS = 10.0
+# Less than the five seconds after which vLLM closes an idle connection, so that no request meets
+# one that is being closed.
+_KEEP_ALIVE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one request. Times in ns on the monotonic clock; None: it never came to that.
+
+    ``sent_ns`` is when the request was handed to the HTTP client, so what a new connection takes
+    counts. ``first_byte_ns`` is the first byte of the body. ``error`` is one line on a fault.
+    """
+
+    status: Status
+    error: str | None = None
+    sent_ns: int | None = None
+    first_byte_ns: int | None = None
+    first_token_ns: int | None = None
+    end_ns: int | None = None
+    usage: Usage | None = None
+
+
+def body(model: str, prompt: Sequence[int], output_tokens: int) -> bytes:
+    """Return the JSON of a streamed completion that generates exactly so many tokens.
+
+    Args:
+        model: The name that the server serves it under.
+        prompt: Token ids.
+        output_tokens: How many to generate.
+
+    """
+    return json.dumps(
+        {
+            "model": model,
+            "prompt": list(prompt),
+            "max_tokens": output_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+def headers(request: int) -> dict[str, str]:
+    """Return the headers of a request, which name it to the server."""
+    return {"Content-Type": "application/json", "X-Request-Id": f"request-{request}"}
+
+
+class Client:
+    """A client of one server; made by ``connect``."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def complete(self, request: int, content: bytes) -> Outcome:
+        """Send one request and read the answer to its end; never raises for what a server does.
+
+        Args:
+            request: Its number.
+            content: What ``body`` returned.
+
+        """
+        stream = CompletionStream()
+        usage: Usage | None = None
+        status: Status = "ok"
+        error: str | None = None
+        sent_ns = time.monotonic_ns()
+        try:
+            async with self._session.post(
+                COMPLETIONS, data=content, headers=headers(request)
+            ) as response:
+                if response.status != 200:
+                    said = (await response.text(errors="replace"))[:200]
+                    raise RequestError("http-error", f"HTTP {response.status}: {said}")
+                async for data in response.content.iter_any():
+                    stream.feed(data, time.monotonic_ns())
+            usage = stream.finish()
+        except RequestError as fault:
+            status, error = fault.status, str(fault)
+        except TimeoutError as timeout:
+            status, error = "stalled", f"nothing came for too long: {timeout}"
+        except aiohttp.ClientConnectorError as refused:
+            status, error = "refused", str(refused)
+        except (aiohttp.ClientError, OSError) as lost:
+            status, error = "reset", f"{type(lost).__name__}: {lost}"
+        return Outcome(
+            status=status,
+            error=error,
+            sent_ns=sent_ns,
+            first_byte_ns=stream.first_byte_ns,
+            first_token_ns=stream.first_token_ns,
+            end_ns=time.monotonic_ns(),
+            usage=usage,
+        )
+
+
+@contextlib.asynccontextmanager
+async def connect(url: str, silence_seconds: float = SILENCE_SECONDS) -> AsyncIterator[Client]:
+    """Give a client of the server at a base URL; as many connections as there are streams."""
+    async with aiohttp.ClientSession(
+        base_url=url,
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds
+        ),
+        # A proxy is for the outside world.
+        trust_env=False,
+    ) as session:
+        yield Client(session)
+
+
+async def sleep_until(due_ns: int) -> None:
+    """Sleep until a time on the monotonic clock; never wakes early."""
+    while (left := due_ns - time.monotonic_ns()) > 0:
+        await asyncio.sleep(left / 1e9)

@@ -1,0 +1,115 @@
+"""Closed loop: Locust's users, in processes of their own, and the records that they leave."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.engines.server import MODEL, Server
+from harness.errors import HarnessError
+from harness.load.client import Outcome
+from harness.load.spec import ClosedLoop
+from harness.load.stream import Usage
+from harness.measure.validity import ClientLoad
+from workloads.file import Workload
+
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+_POLL_SECONDS = 0.1
+
+
+def drive(
+    load: ClosedLoop,
+    workload: Workload,
+    prompts: Sequence[Sequence[int]],
+    seed: int,
+    server: Server,
+    temporary: Path,
+    done: Callable[[], object],
+) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
+    """Have Locust's users send a workload; see ``online.drive``.
+
+    Raises:
+        HarnessError: if the server dies, or Locust does, or a request has no record.
+
+    """
+    records = temporary / "locust"
+    records.mkdir()
+    prompts_file = records / "prompts.jsonl"
+    write_prompts(prompts_file, workload, prompts)
+    command = [
+        *(sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless"),
+        *("--host", server.url, "--users", str(load.users), "--spawn-rate", str(load.users)),
+        *("--prompts", str(prompts_file), "--served-model", MODEL, "--seed", str(seed)),
+        *("--think-time-mean", str(load.think_time_mean), "--records", str(records)),
+        *(["--reading-speed", str(load.reading_speed)] if load.reading_speed else []),
+        *(["--processes", str(load.processes)] if load.processes > 1 else []),
+        *("--exit-code-on-error", "0", "--only-summary"),
+    ]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    answered = 0
+    try:
+        while process.poll() is None:
+            if died := server.died():
+                raise HarnessError(f"{died} while requests were under way")
+            time.sleep(_POLL_SECONDS)
+            now = _count_lines(records)
+            for _ in range(now - answered):
+                done()
+            answered = now
+    finally:
+        process.terminate()
+        process.wait()
+    if process.returncode:
+        raise HarnessError(f"locust ended with exit code {process.returncode}")
+    return _collect(records, len(prompts), load.processes)
+
+
+def write_prompts(path: Path, workload: Workload, prompts: Sequence[Sequence[int]]) -> None:
+    """Write what Locust's users send, a JSON line a request.
+
+    Args:
+        path: The file.
+        workload: Whose requests they are.
+        prompts: The token ids of each request's prompt.
+
+    """
+    with path.open("w") as file:
+        for request, prompt in zip(workload.requests, prompts, strict=True):
+            line = request.model_dump(include={"request", "session", "turn", "output_tokens"})
+            file.write(json.dumps(line | {"prompt": list(prompt)}) + "\n")
+
+
+def _collect(
+    records: Path, num_requests: int, processes: int
+) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
+    outcomes: dict[int, Outcome] = {}
+    costs = []
+    for path in _files(records):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if "cpu_seconds" in row:
+                costs.append(ClientLoad(**row))
+                continue
+            request, usage = row.pop("request"), row.pop("usage")
+            if request in outcomes:
+                raise HarnessError(f"request {request} has two records: it was sent twice")
+            outcomes[request] = Outcome(**row, usage=Usage(**usage) if usage else None)
+    if len(outcomes) != num_requests or len(costs) != processes:
+        raise HarnessError(
+            f"locust left records of {len(outcomes)} of {num_requests} requests, by {len(costs)} "
+            f"of {processes} processes: a user failed, see above"
+        )
+    cost = ClientLoad(
+        sum(cost.cpu_seconds for cost in costs), max(cost.seconds for cost in costs), processes
+    )
+    return [(None, outcomes[request]) for request in range(num_requests)], cost
+
+
+def _files(records: Path) -> list[Path]:
+    return sorted(records.glob("records-*.jsonl"))
+
+
+def _count_lines(records: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in _files(records))

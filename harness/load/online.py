@@ -1,0 +1,208 @@
+"""Cells on a server: started, warmed up, loaded in the cell's mode, counted and ended."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import uvloop
+
+from harness import model as models
+from harness.cell import METRICS, WorkerOrder
+from harness.engines import server as servers
+from harness.engines.base import warm_up_prompts
+from harness.engines.server import MODEL, Server
+from harness.errors import HarnessError
+from harness.load import arrivals, batch_http, closed_loop, open_loop
+from harness.load.batch import batches
+from harness.load.client import Client, Outcome, body, connect
+from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
+from harness.measure import counters, records
+from harness.measure.provenance import provenance
+from harness.measure.summary import summarize
+from harness.measure.validity import ClientLoad
+from workloads import file as workload_file
+from workloads.file import Workload, longest
+from workloads.tokens import token_ids
+
+_REPORTS = 4
+# Descriptors that are not streams: files, the event loop's own, connections being closed.
+_OTHER_DESCRIPTORS = 200
+
+T = TypeVar("T")
+
+
+def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
+    """Measure one cell on a server of its own and write the cell's files.
+
+    Args:
+        order: The cell, and where everything is.
+        report: Called with a line on the progress now and then.
+
+    Raises:
+        HarnessError: if the server cannot be started, or dies.
+
+    """
+    # An exception, so that the server is ended and not only left to notice.
+    signal.signal(signal.SIGTERM, _exit)
+    ((folder, spec),) = order.cells.items()
+    workload = workload_file.read(order.workload)
+    tokenizer = models.load_tokenizer(order.model)
+    prompts = token_ids(workload, tokenizer, tokenizer.vocab_size)
+    most = longest(workload.requests)
+    temporary = Path(os.environ["TMPDIR"])
+    with servers.serve(
+        spec,
+        order.model,
+        max_model_len=most.prompt_tokens + most.output_tokens,
+        temporary=temporary,
+        report=report,
+    ) as server:
+        lengths = [len(prompt) for prompt in prompts]
+        server.warm_up(warm_up_prompts(lengths, tokenizer.vocab_size, spec.seed))
+        report(f"server ready, {len(prompts)} requests to go")
+        fresh = server.counters()
+        sent, client = drive(
+            spec.load,
+            workload,
+            prompts,
+            spec.seed,
+            server,
+            temporary,
+            _progress(len(prompts), report),
+        )
+        metrics = server.metrics_text()
+        source = provenance(
+            spec,
+            model=order.model,
+            workload=order.workload,
+            patches_sha256=order.patches_sha256,
+            engine_version=server.version,
+            engine_file=servers.imported_from(),
+        )
+    rows = [
+        records.of_outcome(
+            request, request.request < workload.header.warm_up, scheduled_ns, outcome
+        )
+        for request, (scheduled_ns, outcome) in zip(workload.requests, sent, strict=True)
+    ]
+    summary = summarize(spec, rows, fresh, counters.parse(metrics), client)
+    (folder / METRICS).write_text(metrics)
+    records.write(folder, rows, [], summary, source)
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _progress(total: int, report: Callable[[str], object]) -> Callable[[], None]:
+    """Return what is to be called after each answer."""
+    reports = {total * i // _REPORTS for i in range(1, _REPORTS + 1)}
+    answered = 0
+
+    def done() -> None:
+        nonlocal answered
+        answered += 1
+        if answered in reports:
+            report(f"{answered}/{total} requests answered")
+
+    return done
+
+
+def drive(
+    load: Load,
+    workload: Workload,
+    prompts: Sequence[Sequence[int]],
+    seed: int,
+    server: Server,
+    temporary: Path,
+    done: Callable[[], object],
+) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
+    """Send a workload to a server as a load says.
+
+    Args:
+        load: How.
+        workload: What.
+        prompts: The token ids of each request's prompt.
+        seed: Of arrivals and of users' think times.
+        server: To whom.
+        temporary: A folder for what is only needed meanwhile.
+        done: Called after each answer.
+
+    Returns:
+        Scheduled time (ns, monotonic; None: sent when a user got to it) and outcome of each request
+        in order, and what that cost the client.
+
+    Raises:
+        HarnessError: if the server dies.
+
+    """
+    if isinstance(load, ClosedLoop):
+        return closed_loop.drive(load, workload, prompts, seed, server, temporary, done)
+    bodies = [
+        body(MODEL, prompt, request.output_tokens)
+        for prompt, request in zip(prompts, workload.requests, strict=True)
+    ]
+    max_streams = _raise_descriptor_limit()
+
+    async def send() -> list[tuple[int, Outcome]]:
+        async with connect(server.url) as client:
+            return await _unless_it_dies(server, _send(client))
+
+    async def _send(client: Client) -> list[tuple[int, Outcome]]:
+        if isinstance(load, OpenLoop):
+            offsets = arrivals.offsets_ns(load, workload, seed).tolist()
+            return await open_loop.drive(client, bodies, offsets, max_streams, done)
+        assert isinstance(load, BatchHTTP)
+        cut = batches(workload.requests, load.batch_size, workload.header.warm_up)
+        numbers = [[request.request for request in batch] for batch in cut]
+        return await batch_http.drive(client, bodies, numbers, done)
+
+    # Collecting what is there already would hold up the first requests.
+    gc.collect()
+    gc.freeze()
+    start, cpu_start = time.monotonic(), time.process_time()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sent = runner.run(send())
+    cost = ClientLoad(time.process_time() - cpu_start, time.monotonic() - start)
+    return list(sent), cost
+
+
+async def _unless_it_dies(server: Server, work: Coroutine[Any, Any, T]) -> T:
+    """Await work; the moment that the server dies, cancel it.
+
+    Raises:
+        HarnessError: saying how the server died.
+
+    """
+    loop = asyncio.get_running_loop()
+    dead = loop.create_future()
+    descriptor = os.pidfd_open(server.process.pid)
+    loop.add_reader(descriptor, lambda: None if dead.done() else dead.set_result(None))
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task, dead], return_when=asyncio.FIRST_COMPLETED)
+        if dead.done():
+            server.process.wait()
+            raise HarnessError(f"{server.died()} while requests were under way")
+        return await task
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+        task.cancel()
+        with contextlib.suppress(BaseException):
+            await task
+
+
+def _raise_descriptor_limit() -> int:
+    """Allow this process as many streams as the system does; return how many."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most - _OTHER_DESCRIPTORS

@@ -1,0 +1,118 @@
+"""How a cell's requests are sent: one class a mode, the same in configs, cells and summaries."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Mode = Literal["batch", "batch-http", "open-loop", "closed-loop"]
+
+
+class _Load(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Batches(_Load):
+    batch_size: PositiveInt = Field(description="requests sent together, the next ones after them")
+
+    @property
+    def label(self) -> str:
+        """How the names of cells say it."""
+        return str(self.batch_size)
+
+
+class Batch(_Batches):
+    """Batches given to an engine in process, as the paper does."""
+
+    mode: Literal["batch"] = "batch"
+
+
+class BatchHTTP(_Batches):
+    """Batches sent to a server."""
+
+    mode: Literal["batch-http"]
+
+
+class OpenLoop(_Load):
+    """Requests sent to a server at their time, whatever it does."""
+
+    mode: Literal["open-loop"]
+    arrivals: Literal["poisson", "constant", "gamma", "trace"] = Field(
+        "poisson", description="`trace`: at the workload's own times"
+    )
+    request_rate: PositiveFloat | None = Field(
+        None, description="mean arrivals a second; of all but `trace`"
+    )
+    burstiness: PositiveFloat | None = Field(
+        None,
+        description="shape of the gamma distribution of the times between arrivals: below 1 is "
+        "burstier than Poisson, whose shape is 1; of `gamma`",
+    )
+    speed: PositiveFloat | None = Field(
+        None, description="how many times faster than recorded; of `trace`, where 1 is the default"
+    )
+
+    @model_validator(mode="after")
+    def _fits_arrivals(self) -> "OpenLoop":
+        needed = {"gamma": {"request_rate", "burstiness"}, "trace": set()}.get(
+            self.arrivals, {"request_rate"}
+        )
+        allowed = needed | ({"speed"} if self.arrivals == "trace" else set())
+        given = {
+            name
+            for name in ("request_rate", "burstiness", "speed")
+            if getattr(self, name) is not None
+        }
+        if missing := needed - given:
+            raise ValueError(f"arrivals {self.arrivals} need {' and '.join(sorted(missing))}")
+        if foreign := given - allowed:
+            raise ValueError(f"arrivals {self.arrivals} take no {' or '.join(sorted(foreign))}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """How the names of cells say it."""
+        if self.arrivals == "trace":
+            return f"-trace-x{self.speed or 1:g}"
+        shape = "" if self.burstiness is None else f"-b{self.burstiness:g}"
+        return f"-{self.arrivals}{shape}-r{self.request_rate:g}"
+
+
+class ClosedLoop(_Load):
+    """Users who each wait for the answer, read it, think, and only then go on.
+
+    Conversations are dealt out to the users in turn; of a workload without conversations, single
+    requests are.
+    """
+
+    mode: Literal["closed-loop"]
+    users: PositiveInt = Field(description="users at a time, to the last request")
+    think_time_mean: PositiveFloat = Field(
+        description="mean seconds from a reply that has been read to the next request; the "
+        "exponentially distributed times are the same for every policy"
+    )
+    reading_speed: PositiveFloat | None = Field(
+        None, description="tokens of a reply read a second; without, reading takes no time"
+    )
+    processes: PositiveInt = Field(
+        1, description="of the client, where one core is not enough; `users` is a multiple"
+    )
+
+    @model_validator(mode="after")
+    def _users_split_evenly(self) -> "ClosedLoop":
+        if self.users % self.processes:
+            raise ValueError(f"users {self.users} is not a multiple of processes {self.processes}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """How the names of cells say it."""
+        return f"-u{self.users}-t{self.think_time_mean:g}"
+
+
+Load = Annotated[Batch | BatchHTTP | OpenLoop | ClosedLoop, Field(discriminator="mode")]
+
+
+def columns(load: Load) -> dict[str, Any]:
+    """Return what summaries and tables say of a load: its own keys, and None for the others'."""
+    own = load.model_dump()
+    return {key: own.get(key) for key in ("mode", "batch_size", "request_rate", "users")} | own

@@ -1,0 +1,119 @@
+"""A streamed completion, read from bytes however they were cut; no I/O, so every client can use it.
+
+OpenAI-compatible servers send server-sent events, each one line ``data: <JSON>`` and an empty line;
+``data: [DONE]`` is the last. (WHATWG HTML, "Server-sent events", allows more: comments, which are
+skipped, and other fields, which mean nothing here.)
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# What can become of a request; docs of each in harness/load/README.md. Those after the first are
+# faults, counted under these names.
+Status = Literal[
+    "ok",
+    "dropped",
+    "refused",
+    "http-error",
+    "reset",
+    "stalled",
+    "truncated",
+    "malformed",
+    "stream-error",
+    "no-token",
+    "no-usage",
+]
+
+
+class RequestError(Exception):
+    """What went wrong with one request: its status, and one line on it."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status: Status = status
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The server's own count of a request's tokens."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class CompletionStream:
+    """One response, fed chunk by chunk.
+
+    Times are the caller's: ns on the monotonic clock when a chunk was received.
+    """
+
+    def __init__(self) -> None:
+        self.first_byte_ns: int | None = None
+        self.first_token_ns: int | None = None
+        self.chunks = 0
+        self.is_done = False
+        self._rest = b""
+        self._usage: dict[str, Any] | None = None
+
+    def feed(self, data: bytes, received_ns: int) -> None:
+        """Take the next bytes.
+
+        Raises:
+            RequestError: if the server reports an error or sends what is not such a stream.
+
+        """
+        if not data:
+            return
+        self.chunks += 1
+        if self.first_byte_ns is None:
+            self.first_byte_ns = received_ns
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._event(line[5:].strip(), received_ns)
+
+    def _event(self, data: bytes, received_ns: int) -> None:
+        if data == b"[DONE]":
+            self.is_done = True
+            return
+        try:
+            event = json.loads(data)
+            choices, usage = event.get("choices"), event.get("usage")
+        except (ValueError, AttributeError):
+            raise RequestError("malformed", f"not an event in JSON: {data[:80]!r}") from None
+        if event.get("error"):
+            raise RequestError("stream-error", f"the server reports {str(event['error'])[:200]}")
+        # The first may have no text: a token can end inside a character.
+        if choices and self.first_token_ns is None:
+            self.first_token_ns = received_ns
+        if usage:
+            self._usage = usage
+
+    def finish(self) -> Usage:
+        """Return the usage, after the last byte.
+
+        Raises:
+            RequestError: if the stream is cut off, has no token, or does not say what was cached.
+
+        """
+        if not self.is_done:
+            raise RequestError(
+                "truncated", f"the stream ended before [DONE], with {self._rest[-40:]!r}"
+            )
+        if self._usage is None:
+            raise RequestError("no-usage", "the server sent no usage: it ignores stream_options")
+        details = self._usage.get("prompt_tokens_details")
+        if not details or details.get("cached_tokens") is None:
+            raise RequestError(
+                "no-usage", "no cached tokens in the usage: start it --enable-prompt-tokens-details"
+            )
+        usage = Usage(
+            prompt_tokens=self._usage["prompt_tokens"],
+            cached_tokens=details["cached_tokens"],
+            output_tokens=self._usage["completion_tokens"],
+        )
+        if self.first_token_ns is None or not usage.output_tokens:
+            raise RequestError("no-token", "the response has no token")
+        return usage

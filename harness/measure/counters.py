@@ -1,0 +1,28 @@
+"""An engine's own counters, from its metrics in Prometheus' text format."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness.engines.base import Counters
+from harness.errors import HarnessError
+
+_QUERIES, _HITS = "vllm:prefix_cache_queries", "vllm:prefix_cache_hits"
+
+
+def parse(text: str) -> Counters:
+    """Return the prefix-cache counters, in tokens, summed over a server's engines.
+
+    Raises:
+        HarnessError: if they are not in the text.
+
+    """
+    samples = [
+        sample for family in text_string_to_metric_families(text) for sample in family.samples
+    ]
+    found = {
+        name: [sample.value for sample in samples if sample.name == name]
+        for name in (f"{_QUERIES}_total", f"{_HITS}_total", f"{_QUERIES}_created")
+    }
+    queries, hits, created = found.values()
+    if not queries or not hits:
+        raise HarnessError(f"the server's metrics have no {_QUERIES} and {_HITS}: is it vLLM?")
+    return Counters(int(sum(queries)), int(sum(hits)), created=max(created, default=None))

@@ -1,0 +1,105 @@
+"""``summary.json`` of a cell; its keys are those of ``vllm bench serve`` where it has one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.cell import CellSpec
+from harness.engines.base import Counters
+from harness.measure import validity
+from harness.measure.records import RequestRecord
+from harness.measure.validity import ClientLoad
+
+
+def summarize(
+    spec: CellSpec,
+    rows: Sequence[RequestRecord],
+    fresh: Counters,
+    after: Counters,
+    client: ClientLoad | None = None,
+) -> dict[str, Any]:
+    """Return totals, percentiles, hit rates and validity of one cell.
+
+    Failed and dropped requests are counted, and are in no mean. TTFT has two forms where requests
+    were due at a time: ``..._ttft_ms`` from sending, as ``vllm bench serve`` has it, and
+    ``..._ttft_scheduled_ms`` from then.
+
+    Args:
+        spec: The cell.
+        rows: All its requests.
+        fresh: The engine's counters before the first request.
+        after: Its counters when the last had finished.
+        client: What sending them cost; None in process.
+
+    """
+    counted = [row for row in rows if not row.warm_up]
+    ok = [row for row in counted if row.status == "ok"]
+    dropped = sum(row.status == "dropped" for row in counted)
+    duration = _duration(counted)
+    queried = sum(row.prompt_tokens for row in ok)
+    hit = sum(row.cached_tokens or 0 for row in ok)
+    looked_up = sum(row.queried_blocks or 0 for row in ok)
+    reasons = validity.reasons(spec, rows, fresh, after, client)
+    return {
+        **spec.summary,
+        "warm_up_requests": len(rows) - len(counted),
+        "requests": len(counted),
+        "completed": len(ok),
+        "failed": len(counted) - len(ok) - dropped,
+        "dropped": dropped,
+        "faults": validity.faults(counted),
+        "duration": duration,
+        "request_throughput": len(ok) / duration if duration else None,
+        "max_concurrent_requests": _most_open(counted),
+        "total_input_tokens": queried,
+        "total_output_tokens": sum(row.output_tokens or 0 for row in ok),
+        "queried_tokens": queried,
+        "hit_tokens": hit,
+        "hit_rate": hit / queried if queried else None,
+        "hit_rate_per_block": (
+            sum(row.cached_blocks or 0 for row in ok) / looked_up if looked_up else None
+        ),
+        **_percentiles("ttft_ms", [row.ttft_ms for row in ok]),
+        **_percentiles("ttft_scheduled_ms", [row.ttft_scheduled_ms for row in ok]),
+        "ttft_kind": "measured" if any(row.ttft_ms is not None for row in ok) else None,
+        **validity.dispatch(counted),
+        **(client.summary if client else {}),
+        "valid": not reasons,
+        "invalid_reason": "; ".join(reasons),
+    }
+
+
+def _percentiles(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    found = [value for value in values if value is not None]
+    keys = {"median": 50, "p90": 90, "p99": 99, "p99.9": 99.9}
+    return {
+        f"mean_{name}": float(np.mean(found)) if found else None,
+        **{
+            f"{key}_{name}": float(np.percentile(found, percent)) if found else None
+            for key, percent in keys.items()
+        },
+    }
+
+
+def _duration(rows: Sequence[RequestRecord]) -> float | None:
+    """Return the seconds from the first request sent to the last one's end."""
+    sent = [row.sent_ns for row in rows if row.sent_ns is not None]
+    ended = [row.end_ns for row in rows if row.end_ns is not None]
+    return (max(ended) - min(sent)) / 1e9 if sent and ended else None
+
+
+def _most_open(rows: Sequence[RequestRecord]) -> int | None:
+    """Return how many requests were open at a time, at most."""
+    changes = sorted(
+        change
+        for row in rows
+        if row.sent_ns is not None and row.end_ns is not None
+        # At the same time, the end first.
+        for change in ((row.sent_ns, 1), (row.end_ns, -1))
+    )
+    most = now = 0
+    for _, step in changes:
+        now += step
+        most = max(most, now)
+    return most or None
