@@ -31,8 +31,8 @@ def offsets_ns(load: OpenLoop, workload: Workload, seed: int) -> npt.NDArray[np.
                 f"workload {workload.header.name} has no arrival times: choose another `arrivals` "
                 "than trace"
             )
-        recorded: npt.NDArray[np.float64] = np.asarray(times, dtype=np.float64) * 1e6
-        return np.rint((recorded - recorded[0]) / (load.speed or 1.0)).astype(np.int64)
+        recorded = np.asarray(times, dtype=np.float64)
+        return _whole_ns((recorded - recorded[0]) * 1e6 / (load.speed or 1.0))
     rng = np.random.default_rng([seed, 0xA1])
     if load.arrivals == "constant":
         gaps = np.ones(count - 1)
@@ -40,5 +40,8 @@ def offsets_ns(load: OpenLoop, workload: Workload, seed: int) -> npt.NDArray[np.
         shape = load.burstiness or 1.0
         gaps = rng.gamma(shape, 1 / shape, count - 1)
     assert load.request_rate is not None
-    offsets: npt.NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(gaps)])
-    return np.rint(offsets * _NS / load.request_rate).astype(np.int64)
+    return _whole_ns(np.concatenate([[0.0], np.cumsum(gaps)]) * _NS / load.request_rate)
+
+
+def _whole_ns(times: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    return times.round().astype(np.int64)
