@@ -11,7 +11,7 @@ from harness.analysis import costmodel
 from harness.cell import SUMMARY, read_summary
 from harness.errors import HarnessError
 
-# Column -> key in summary.json.
+# Column -> key in summary.json. Other programs read these by name or by place: only append.
 _COLUMNS = {
     "tier": "tier",
     "engine": "engine",
@@ -19,7 +19,7 @@ _COLUMNS = {
     "workload": "workload",
     "mode": "mode",
     "batch_size": "batch_size",
-    "request_rate": None,
+    "request_rate": "request_rate",
     "cache_tokens": "cache_tokens",
     "seed": "seed",
     "requests": "requests",
@@ -32,11 +32,19 @@ _COLUMNS = {
     "ttft_kind": "ttft_kind",
     "valid": "valid",
     "invalid_reason": "invalid_reason",
+    # The name of the cell's folder: tells cells apart that differ in what has no column.
+    "cell": "cell",
 }
+# Not a number where they do not apply, whole where they do.
+_WHOLE = ["batch_size", "cache_tokens", "seed", "requests"]
+_ORDER = ["tier", "workload", "mode", "batch_size", "request_rate", "cache_tokens", "seed"]
 
 
 def write_cells(folders: Sequence[Path], path: Path) -> None:
     """Write one row for each cell, ordered by what was measured.
+
+    TTFT is from when a request was due where that is not when it was sent (open loop), so that
+    what a late client or a slow server kept waiting counts; else from sending.
 
     Cells of tier replay, which have no clock, get a mean TTFT predicted from their hit rate where
     the paper has points to fit it on (``costmodel``): at its size and batch size 1.
@@ -51,9 +59,8 @@ def write_cells(folders: Sequence[Path], path: Path) -> None:
     """
     rows = [_row(read_summary(cell)) for folder in folders for cell in _cells(folder)]
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
-    table = table.sort_values(
-        ["tier", "workload", "mode", "batch_size", "cache_tokens", "seed", "engine", "policy"]
-    )
+    table = table.astype(dict.fromkeys(_WHOLE, "Int64") | {"request_rate": "float64"})
+    table = table.sort_values([*_ORDER, "engine", "policy", "cell"])
     partial = path.with_name(f".{path.name}.partial")
     table.to_csv(partial, index=False)
     os.replace(partial, path)
@@ -64,7 +71,14 @@ def _cells(folder: Path) -> list[Path]:
 
 
 def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
-    row = {column: summary.get(key) if key else None for column, key in _COLUMNS.items()}
+    keys = dict(_COLUMNS)
+    if summary["mode"] == "open-loop":
+        keys |= {
+            column: key.replace("_ttft_ms", "_ttft_scheduled_ms")
+            for column, key in _COLUMNS.items()
+            if key.endswith("_ttft_ms")
+        }
+    row = {column: summary.get(key) for column, key in keys.items()}
     at_papers_size = summary["scale"] == 1 and summary["batch_size"] == 1
     if summary["tier"] == "replay" and summary["valid"] and at_papers_size:
         model = costmodel.of_paper(summary["workload"])
@@ -75,6 +89,8 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_cells(path: Path) -> pd.DataFrame:
     """Read a table that ``write_cells`` wrote.
+
+    ``batch_size`` and ``request_rate`` are not a number where they do not apply.
 
     Raises:
         HarnessError: if it is missing or has other columns.

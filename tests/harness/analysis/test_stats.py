@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.analysis.stats import mean_interval
+from harness.analysis.stats import blocks, cluster_interval, mean_interval, ratio_interval
 
 
 def test_known_interval() -> None:
@@ -27,3 +27,92 @@ def test_covers_the_truth_as_often_as_it_says() -> None:
         covered += abs(mean - 10) <= half
     # Five standard deviations of a share of 2,000.
     assert covered / 2000 == pytest.approx(0.95, abs=0.025)
+
+
+@pytest.mark.parametrize("percentile", [None, 50, 90, 99])
+def test_estimate_is_numpys(percentile: float | None) -> None:
+    values = np.random.default_rng(2).lognormal(size=57)
+    estimate = cluster_interval(values, np.arange(57) // 5, percentile)
+    expected = values.mean() if percentile is None else np.percentile(values, percentile)
+    assert estimate.value == pytest.approx(expected)
+    assert estimate.low < estimate.value < estimate.high
+    assert estimate == cluster_interval(values, np.arange(57) // 5, percentile)
+
+
+@pytest.mark.parametrize("percentile", [None, 90])
+def test_interval_is_between_percentiles_of_resampled_clusters(percentile: float | None) -> None:
+    rng = np.random.default_rng(3)
+    clusters = rng.integers(0, 20, 200)
+    values = rng.lognormal(size=200) + clusters
+    members = [values[clusters == cluster] for cluster in range(20)]
+    found = []
+    for _ in range(4000):
+        drawn = np.concatenate([members[cluster] for cluster in rng.integers(0, 20, 20)])
+        found.append(drawn.mean() if percentile is None else np.percentile(drawn, percentile))
+    interval = cluster_interval(values, clusters, percentile)
+    # Another 2,000 resamples: the ends differ by chance, by a few hundredths of the width.
+    low, high = np.percentile(found, [2.5, 97.5])
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.08 * (high - low))
+
+
+@pytest.mark.parametrize("percentile", [None, 50])
+def test_covers_the_truth_where_requests_of_a_cluster_are_alike(percentile: float | None) -> None:
+    rng = np.random.default_rng(4)
+    trials = 200
+    covered = {"clusters": 0, "requests": 0}
+    for _ in range(trials):
+        # Symmetric about 10, so that the mean and the median are known.
+        values = 10 + rng.normal(size=(60, 1)) + rng.normal(size=(60, 6))
+        for kind, clusters in (("clusters", np.arange(360) // 6), ("requests", np.arange(360))):
+            interval = cluster_interval(values.ravel(), clusters, percentile)
+            covered[kind] += interval.low <= 10 <= interval.high
+    # Three standard deviations of a share of 200, about what 60 clusters can give.
+    assert covered["clusters"] / trials == pytest.approx(0.94, abs=0.05)
+    # Taking requests for independent is what the clusters are there against.
+    assert covered["requests"] / trials < 0.85
+
+
+def test_covers_the_truth_of_a_series_in_time() -> None:
+    rng = np.random.default_rng(5)
+    trials = 300
+    covered = 0
+    for _ in range(trials):
+        noise, series = rng.normal(size=1024), np.zeros(1024)
+        for i in range(1, 1024):
+            series[i] = 0.7 * series[i - 1] + noise[i]
+        interval = cluster_interval(series, blocks(1024))
+        covered += interval.low <= 0 <= interval.high
+    assert covered / trials == pytest.approx(0.93, abs=0.045)
+
+
+def test_same_cells_have_ratio_one_and_a_constant_factor_is_found() -> None:
+    values = np.random.default_rng(6).lognormal(size=100)
+    for percentile in (None, 90):
+        assert ratio_interval(values, values, blocks(100), percentile) == (1, 1, 1)
+        ratio = ratio_interval(0.9 * values, values, blocks(100), percentile)
+        assert ratio == pytest.approx((0.9, 0.9, 0.9))
+
+
+def test_pairing_narrows_the_interval_of_a_ratio() -> None:
+    rng = np.random.default_rng(7)
+    base = rng.lognormal(size=400)
+    values = base * rng.uniform(0.8, 1.0, 400)
+    paired = ratio_interval(values, base, blocks(400))
+    unpaired = ratio_interval(rng.permutation(values), base, blocks(400))
+    assert paired.low <= 0.9 <= paired.high
+    assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
+
+
+def test_one_cluster_has_no_interval() -> None:
+    interval = cluster_interval([1.0, 3.0], [0, 0])
+    assert interval.value == 2
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+
+
+def test_blocks_are_whole_multiples_of_a_batch() -> None:
+    assert np.bincount(blocks(512)).tolist() == [23] * 21 + [29]
+    assert np.bincount(blocks(512, 8)).tolist() == [24] * 20 + [32]
+    assert np.bincount(blocks(512, 32)).tolist() == [32] * 16
+    assert blocks(3).tolist() == [0, 0, 0]
+    assert blocks(0).tolist() == []

@@ -13,12 +13,13 @@ from harness.load.spec import Batch
 _COLUMNS = (
     "tier,engine,policy,workload,mode,batch_size,request_rate,cache_tokens,seed,requests,hit_rate,"
     "hit_rate_per_block,ttft_mean_ms,ttft_p50_ms,ttft_p90_ms,ttft_p99_ms,ttft_kind,valid,"
-    "invalid_reason"
+    "invalid_reason,cell"
 )
 
 
 def _cell(folder: Path, **changes: object) -> Path:
     summary = {
+        "cell": folder.name,
         "tier": "cpu",
         "scale": 0.1,
         "engine": "vllm",
@@ -56,6 +57,45 @@ def test_one_row_a_cell(tmp_path: Path) -> None:
     assert list(table["valid"]) == [True, False]
     assert table["ttft_mean_ms"][0] == 12.5
     assert table["request_rate"].isna().all()
+
+
+def test_what_does_not_apply_is_empty_and_the_rest_stays_whole(tmp_path: Path) -> None:
+    cells = [
+        _cell(tmp_path / "batch"),
+        _cell(tmp_path / "open", mode="open-loop", batch_size=None, request_rate=8.5),
+        _cell(tmp_path / "closed", mode="closed-loop", batch_size=None, users=8),
+    ]
+    tables.write_cells(cells, tmp_path / "cells.csv")
+    lines = (tmp_path / "cells.csv").read_text().splitlines()[1:]
+    # From the batch size to the number of requests.
+    assert [line.split(",")[5:10] for line in lines] == [
+        ["1", "", "320", "1", "4"],
+        ["", "", "320", "1", "4"],
+        ["", "8.5", "320", "1", "4"],
+    ]
+    table = tables.read_cells(tmp_path / "cells.csv")
+    assert list(table["cell"]) == ["batch", "closed", "open"]
+    assert list(table["batch_size"] == 1) == [True, False, False]
+
+
+def test_ttft_is_from_when_a_request_was_due_in_an_open_loop_only(tmp_path: Path) -> None:
+    due = {
+        "mean_ttft_scheduled_ms": 112.5,
+        "median_ttft_scheduled_ms": 112.0,
+        "p90_ttft_scheduled_ms": 113.0,
+        "p99_ttft_scheduled_ms": 114.0,
+    }
+    cells = [
+        _cell(tmp_path / "open", mode="open-loop", batch_size=None, **due),
+        _cell(tmp_path / "closed", mode="closed-loop", batch_size=None, **dict.fromkeys(due)),
+        _cell(tmp_path / "http", mode="batch-http", **due),
+    ]
+    tables.write_cells(cells, tmp_path / "cells.csv")
+    table = tables.read_cells(tmp_path / "cells.csv").set_index("cell")
+    columns = ["ttft_mean_ms", "ttft_p50_ms", "ttft_p90_ms", "ttft_p99_ms"]
+    assert list(table.loc["open", columns]) == [112.5, 112.0, 113.0, 114.0]
+    assert list(table.loc["closed", columns]) == [12.5, 12.0, 13.0, 14.0]
+    assert list(table.loc["http", columns]) == [12.5, 12.0, 13.0, 14.0]
 
 
 def test_missing_cell_and_other_table_are_refused(tmp_path: Path) -> None:
