@@ -81,7 +81,7 @@ class CompletionStream:
         try:
             event = json.loads(data)
             choices, usage = event.get("choices"), event.get("usage")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise RequestError("malformed", f"not an event in JSON: {data[:80]!r}") from None
         if event.get("error"):
             raise RequestError("stream-error", f"the server reports {str(event['error'])[:200]}")
@@ -104,16 +104,21 @@ class CompletionStream:
             )
         if self._usage is None:
             raise RequestError("no-usage", "the server sent no usage: it ignores stream_options")
-        details = self._usage.get("prompt_tokens_details")
-        if not details or details.get("cached_tokens") is None:
-            raise RequestError(
-                "no-usage", "no cached tokens in the usage: start it --enable-prompt-tokens-details"
+        try:
+            details = self._usage.get("prompt_tokens_details")
+            if not details or details.get("cached_tokens") is None:
+                raise RequestError(
+                    "no-usage",
+                    "no cached tokens in the usage: start it --enable-prompt-tokens-details",
+                )
+            usage = Usage(
+                prompt_tokens=int(self._usage["prompt_tokens"]),
+                cached_tokens=int(details["cached_tokens"]),
+                output_tokens=int(self._usage["completion_tokens"]),
             )
-        usage = Usage(
-            prompt_tokens=self._usage["prompt_tokens"],
-            cached_tokens=details["cached_tokens"],
-            output_tokens=self._usage["completion_tokens"],
-        )
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            said = str(self._usage)[:80]
+            raise RequestError("malformed", f"not the usage of a completion: {said}") from None
         if self.first_token_ns is None or not usage.output_tokens:
             raise RequestError("no-token", "the response has no token")
         return usage

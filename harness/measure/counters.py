@@ -12,12 +12,15 @@ def parse(text: str) -> Counters:
     """Return the prefix-cache counters, in tokens, summed over a server's engines.
 
     Raises:
-        HarnessError: if they are not in the text.
+        HarnessError: if they are not in the text, or it is none of that format.
 
     """
-    samples = [
-        sample for family in text_string_to_metric_families(text) for sample in family.samples
-    ]
+    try:
+        samples = [
+            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        ]
+    except ValueError as error:
+        raise HarnessError(f"the server's metrics are no metrics: {str(error)[:80]!r}") from None
     found = {
         name: [sample.value for sample in samples if sample.name == name]
         for name in (f"{_QUERIES}_total", f"{_HITS}_total", f"{_QUERIES}_created")
