@@ -1,13 +1,17 @@
 """The workload file that a config asks for, at a tier's size and in a tier's form."""
 
+import re
+from collections.abc import Callable
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from harness import model as models
 from harness.cell import Tier
 from harness.config import Config, WorkloadParams
 from workloads import blocks, corpus, datasets, docqa, quality, sharegpt, trace, vocabulary
-from workloads.corpus import Entry, Tokenizer
+from workloads.corpus import Entry
 from workloads.datasets import DatasetMissing
 from workloads.docqa import DocQA
 from workloads.file import BlockWorkload, Header, Workload
@@ -75,11 +79,44 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
 
 
 class _Remembering:
-    """A tokenizer that encodes a text once: a document is counted, and later cut into blocks."""
+    """A tokenizer that encodes a text once: a document is counted, and later cut into blocks.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.encode = cache(tokenizer.encode)
+    Long synthetic text it encodes word by word, and each word once. Almost every tokenizer splits
+    text into words first, so that their tokens are those of the text; whether this one does is
+    tried on the first such text.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.encode = cache(self._encode)
         self.decode = tokenizer.decode
+        self._encode_whole = _encoder(tokenizer)
+        self._encode_word = cache(self._encode_whole)
+        self._splits: bool | None = None
+
+    def _encode(self, text: str) -> list[int]:
+        if self._splits is False or len(text) < _LONG or not _SENTENCES.fullmatch(text):
+            return self._encode_whole(text)
+        tokens = list(chain.from_iterable(map(self._encode_word, _WORDS.findall(text))))
+        if self._splits is None:
+            whole = self._encode_whole(text)
+            self._splits = tokens == whole
+            return whole
+        return tokens
+
+
+# In characters: enough to tell whether a tokenizer splits text into words.
+_LONG = 2000
+# Text whose words any tokenizer tells apart that does so at all; and these words.
+_SENTENCES = re.compile(r"(?: ?[A-Za-z]++(?:[.?](?= |\Z))?+)++")
+_WORDS = re.compile(r" ?[A-Za-z]+|[.?]")
+
+
+def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Return the tokenizer's ``encode``, if it can without where each token is in the text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer.encode  # type: ignore[no-any-return]
+    return lambda text: backend.encode_batch_fast([text])[0].ids
 
 
 def sources(path: Path, params: WorkloadParams) -> list[Path]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from harness import config, workload
+from harness import model as models
 from harness.config import Config
 from workloads import file
 from workloads.docqa import DocQA
@@ -44,6 +45,37 @@ def _config(tier: str = "replay", **settings: Any) -> Config:
         },
     }
     return config.parse(content, "test")
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_documents_have_the_tokens_of_the_tokenizer(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, merges: bool
+) -> None:
+    tokenizer = models.load_tokenizer(str(tiny_model))
+    if merges:
+        tokenizer = _Merging(tokenizer)
+    monkeypatch.setattr(models, "load_tokenizer", lambda source: tokenizer)
+    built = workload.build(_config("cpu", scale=0.2), "cpu", "docqa", 1, str(tiny_model))
+    assert isinstance(built, TextWorkload)
+    documents = [text for name, text in built.texts.items() if "/" not in name]
+    assert max(map(len, documents)) > 2000
+    assert built.header.document_tokens == tuple(len(tokenizer.encode(d)) for d in documents)
+    assert all(
+        request.prompt_tokens == sum(len(tokenizer.encode(built.texts[p])) for p in request.parts)
+        for request in built.requests
+    )
+
+
+class _Merging:
+    """A tokenizer whose tokens depend on more than a word."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.decode = tokenizer.decode
+
+    def encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer.encode(text)
+        return tokens[:: 2 if ". " in text else 1]
 
 
 def test_replay_gets_the_blocks_of_what_the_others_get_as_text(tiny_model: Path) -> None:
