@@ -2,92 +2,20 @@
 
 import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
+from support.bench import Bench
 
-from harness import config, model, workload
+from harness import model
+from harness.load.spec import Batch
 from workloads import file, vocabulary
 from workloads.file import Header, TextRequest, TextWorkload
 
 pytestmark = pytest.mark.engine
-
-_CONFIG = {
-    "name": "test",
-    "tiers": {"cpu": {"block_size": 32, "scale": 0.05}},
-    "workloads": {"docqa": {"kind": "docqa", "documents": 30, "requests": 80, "window": 40}},
-    "experiments": {
-        "patched": {
-            "tier": "cpu",
-            "workload": "docqa",
-            "policies": ["lru", "dbl", "arc"],
-            "cache_tokens": [25_000],
-            "seeds": [1],
-        },
-        "batch": {
-            "tier": "cpu",
-            "workload": "docqa",
-            "policies": ["arc"],
-            "cache_tokens": [100_000],
-            "loads": [{"mode": "batch", "batch_size": 8}],
-            "seeds": [1],
-        },
-        "stock": {
-            "tier": "cpu",
-            "workload": "docqa",
-            "engine": "vllm-stock",
-            "policies": ["lru"],
-            "cache_tokens": [25_000],
-            "seeds": [1],
-        },
-    },
-}
-
-
-class Bench:
-    """A folder with a config, a model and a workload; measures cells in it, each once."""
-
-    def __init__(self, folder: Path, tiny_model: Path, engine_tree: Path) -> None:
-        self.folder, self.model, self.tree = folder, tiny_model, engine_tree
-        self.config = folder / "test.yaml"
-        self.config.write_text(yaml.safe_dump(_CONFIG))
-        parsed = config.load(self.config)
-        self.cells = parsed.cells
-        self.workload = folder / "w.jsonl"
-        file.write(self.workload, workload.build(parsed, "cpu", "docqa", 1, str(tiny_model)))
-
-    def run(
-        self, cell: str, output: Path, workload: Path | None = None
-    ) -> "subprocess.CompletedProcess[str]":
-        tree = [] if "-vllm-stock-" in cell else ["--engine-tree", str(self.tree)]
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "harness", "cell", str(self.config), cell),
-                *("--model", str(self.model), "--workload", str(workload or self.workload)),
-                *("--output", str(output), *tree),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def measure(self, engine: str, policy: str, batch_size: int = 1, again: bool = False) -> Path:
-        cell = next(
-            name
-            for name, spec in self.cells.items()
-            if (spec.engine, spec.policy, spec.load.label) == (engine, policy, str(batch_size))
-        )
-        output = self.folder / (f"{cell}-again" if again else cell)
-        if not output.exists():
-            run = self.run(cell, output)
-            assert run.returncode == 0, run.stderr
-        return output
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +50,7 @@ def test_same_cell_twice_hits_the_same(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("policy", "batch_size"), [("lru", 1), ("dbl", 1), ("arc", 1), ("arc", 8)])
 def test_cell_is_whole_and_valid(bench: Bench, policy: str, batch_size: int) -> None:
-    folder = bench.measure("vllm", policy, batch_size)
+    folder = bench.measure("vllm", policy, Batch(batch_size=batch_size))
     assert {path.name for path in folder.iterdir()} == {
         "requests.parquet",
         "telemetry.parquet",

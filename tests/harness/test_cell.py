@@ -1,15 +1,13 @@
 """What the supervisor of a cell does when the engine does something else than measure."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.processes import is_running, wait_for
 
 from harness import cell
 from harness.cell import CellSpec
@@ -29,19 +27,6 @@ SPEC = CellSpec(
     model="m",
     dtype="float32",
 )
-
-
-def _is_running(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -78,7 +63,7 @@ def test_whole_folder_or_none(
     assert cell.read_summary(folder) == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     assert list(folder.parent.iterdir()) == [folder]
     # The child that the worker left behind is gone as well.
-    _wait_for(lambda: not any(map(_is_running, _pids(capsys.readouterr().err))))
+    wait_for(lambda: not any(map(is_running, _pids(capsys.readouterr().err))))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +92,7 @@ def test_dead_or_hung_engine_is_one_message_with_its_log(
     assert list(folder.parent.iterdir()) == [log]
     pids = _pids(capsys.readouterr().err)
     assert len(pids) == 2
-    _wait_for(lambda: not any(map(_is_running, pids)))
+    wait_for(lambda: not any(map(is_running, pids)))
 
 
 _SCRIPT = """
@@ -159,7 +144,7 @@ def test_interrupted_cell_leaves_no_process(
     os.kill(process.pid, end)
     assert process.wait(timeout=30) == code
     process.stderr.close()
-    _wait_for(lambda: not _is_running(worker) and not _is_running(child))
+    wait_for(lambda: not is_running(worker) and not is_running(child))
     if end in (signal.SIGINT, signal.SIGTERM):
         assert list(folder.parent.iterdir()) == []
 
