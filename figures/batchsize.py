@@ -65,7 +65,7 @@ def draw(results: Results, entry: Entry) -> Figure:
             markeredgecolor="black",
             label="paper" if place == 0 else None,
         )
-    axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+    axes.set_xticks(range(len(sizes)), [f"{size:.0f}" for size in sizes])
     axes.grid(visible=False, axis="x")
     axes.set(
         xlabel="batch size", ylabel="hit rate (cached / queried prompt tokens)", ylim=(0, 0.62)

@@ -9,7 +9,7 @@ from harness.load.spec import Mode
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: ``figures.<module>.draw`` of the cells of a tier, a mode and some workloads.
+    """A figure: ``figures.<module>.draw`` of the cells of a tier, some modes and some workloads.
 
     There is one for a config with such cells of at least one of the workloads; ``loads`` says how
     many different ones they need.
@@ -19,7 +19,7 @@ class Entry:
     module: str
     tier: Tier
     workloads: tuple[str, ...]
-    mode: Mode = "batch"
+    modes: tuple[Mode, ...] = ("batch",)
     loads: int = 1
 
     def is_for(self, config: Config) -> bool:
@@ -27,7 +27,8 @@ class Entry:
         found = {
             cell.load
             for cell in config.cells.values()
-            if (cell.tier, cell.load.mode) == (self.tier, self.mode)
+            if cell.tier == self.tier
+            and cell.load.mode in self.modes
             and cell.workload in self.workloads
         }
         return len(found) >= self.loads
@@ -39,6 +40,8 @@ _BAILIAN, _MOONCAKE, _SHAREGPT = (
     "conversation-mooncake",
     "conversation-sharegpt",
 )
+# On a server: short enough for an engine on the CPU.
+_CHAT = "conversation-chat"
 
 FIGURES = {
     "fig3": Entry("Figure 3: doc-QA, QuALITY-like", "cachesize", "replay", (_QUALITY,)),
@@ -63,11 +66,48 @@ FIGURES = {
     "fig6": Entry(
         "Figure 6: batch inference, QuALITY-like", "batchsize", "replay", (_QUALITY,), loads=2
     ),
+    "fig6-cpu": Entry(
+        "Figure 6, measured: batch inference, QuALITY-like",
+        "batchhttp",
+        "cpu",
+        (_QUALITY,),
+        ("batch-http",),
+        loads=2,
+    ),
     "fig7": Entry(
         "Figure 7: recent and frequent blocks",
         "t1share",
         "replay",
         (_QUALITY, _BAILIAN, _SHAREGPT, _MOONCAKE),
+    ),
+    "online-ttft": Entry(
+        "Online traffic: distribution of TTFT",
+        "onlinettft",
+        "cpu",
+        (_QUALITY, _CHAT),
+        ("open-loop", "closed-loop"),
+    ),
+    "online-rate": Entry(
+        "Online traffic: TTFT against request rate",
+        "onlinerate",
+        "cpu",
+        (_QUALITY,),
+        ("open-loop",),
+        loads=2,
+    ),
+    "online-hitrate": Entry(
+        "Online traffic: hit rate over time",
+        "onlinehitrate",
+        "cpu",
+        (_QUALITY, _CHAT),
+        ("open-loop", "closed-loop"),
+    ),
+    "online-turns": Entry(
+        "Conversation: TTFT and hit rate by turn",
+        "onlineturns",
+        "cpu",
+        (_CHAT,),
+        ("closed-loop", "open-loop"),
     ),
 }
 

@@ -6,13 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import style
+from figures import captions, style
 from figures.catalogue import Entry
 from figures.results import Results
 from harness.analysis import paper
 from harness.cell import Tier
 from harness.errors import HarnessError
-from workloads.docqa import DocQA
 
 # In thousand tokens, so that whiskers do not hide each other.
 _DODGE = 2.0
@@ -110,19 +109,9 @@ def _legend(patched: pd.DataFrame, stock: pd.DataFrame) -> list[Line2D]:
 def _sentences(
     title: str, cells: pd.DataFrame, results: Results, workload: str, tier: Tier, invalid: int
 ) -> list[str]:
-    params, settings = results.config.workloads[workload], results.config.tiers[tier]
-    assert isinstance(params, DocQA)
-    text = "synthetic text" if params.corpus == "synthetic" else f"real text ({params.corpus})"
-    scale = (
-        "at the paper's scale"
-        if settings.scale == 1
-        else f"documents and cache at 1/{1 / settings.scale:g} of the paper's size"
-    )
-    seeds = ", ".join(map(str, sorted(set(cells["seed"]))))
     return [
-        f"{title}. Tier {tier}: real vLLM engine, model {settings.model} ({settings.dtype}), block "
-        f"size {settings.block_size}, batch size 1. Doc-QA on {params.documents} documents of "
-        f"{text}, {scale}, {int(cells['requests'].iloc[0]):,} of the paper's {paper.REQUESTS:,} "
-        f"requests, seeds {seeds}.",
-        f"{invalid} invalid cells not drawn." if invalid else "",
+        f"{title}. {captions.engine(results, tier)}, batch size 1. "
+        f"{captions.workload(results, tier, workload)}, {int(cells['requests'].iloc[0]):,} of the "
+        f"paper's {paper.REQUESTS:,} requests, {captions.seeds(cells['seed'])}.",
+        captions.not_drawn(invalid),
     ]

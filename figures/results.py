@@ -8,10 +8,10 @@ import pandas as pd
 
 from harness import config as configs
 from harness.analysis import tables
-from harness.cell import NOT_RUN, TELEMETRY, Tier
+from harness.cell import NOT_RUN, REQUESTS, TELEMETRY, Tier
 from harness.config import Config
 from harness.errors import HarnessError
-from harness.load.spec import Mode
+from harness.load.spec import Load, Mode
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,40 @@ class Results:
             f"-s{cell['seed']}-{cell['engine']}-{cell['policy']}/{TELEMETRY}"
         )
         return pd.read_parquet(path)
+
+    def load(self, cell: str) -> Load:
+        """Return how a cell's requests were sent.
+
+        Raises:
+            HarnessError: if the config has no such cell.
+
+        """
+        try:
+            return self.config.cells[cell].load
+        except KeyError:
+            raise HarnessError(
+                f"{self.folder}/cells.csv: cell {cell} is none of config {self.config.name}'s"
+            ) from None
+
+    def requests(self, cell: "pd.Series[Any]") -> pd.DataFrame:
+        """Return the requests of a cell with an engine, but those that warm up; a row of ``cells``.
+
+        Returns:
+            ``requests.parquet`` (``harness.measure.records``), ordered by ``request``, with
+            ``ttft_ms``: from when a request was due in an open loop, else from sending.
+
+        Raises:
+            HarnessError: if the file is missing or damaged.
+
+        """
+        path = self.folder / "cells" / str(cell["cell"]) / REQUESTS
+        try:
+            requests = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise HarnessError(f"{path}: not readable: {error}") from None
+        requests = requests[~requests["warm_up"]].sort_values("request", ignore_index=True)
+        start = "scheduled_ns" if cell["mode"] == "open-loop" else "sent_ns"
+        return requests.assign(ttft_ms=(requests["first_token_ns"] - requests[start]) / 1e6)
 
 
 def read(config: Path, folder: Path) -> Results:

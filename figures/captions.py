@@ -1,0 +1,77 @@
+"""What captions say in the same words: engine, workload, load, seeds, what is left out."""
+
+from collections.abc import Iterable
+
+from figures.results import Results
+from harness.cell import Tier
+from harness.load.spec import ClosedLoop, Load, OpenLoop
+from workloads.docqa import SYNTHETIC, DocQA
+from workloads.trace import Trace
+
+
+def engine(results: Results, tier: Tier) -> str:
+    """Say what was measured on, of tiers with a real engine."""
+    settings = results.config.tiers[tier]
+    return (
+        f"Tier {tier}: real vLLM engine, model {settings.model} ({settings.dtype}), block size "
+        f"{settings.block_size}"
+    )
+
+
+def workload(results: Results, tier: Tier, name: str) -> str:
+    """Say what was asked, and at what size."""
+    params = results.config.workloads[name]
+    if isinstance(params, DocQA):
+        text = "synthetic text" if params.corpus == SYNTHETIC else f"real text ({params.corpus})"
+        scale = results.config.scale(tier, name)
+        size = (
+            "at the paper's scale"
+            if scale == 1
+            else f"documents and cache at 1/{1 / scale:g} of the paper's size"
+        )
+        return f"Doc-QA on {params.documents} documents of {text}, {size}"
+    source = params.dataset if isinstance(params, Trace) else "ShareGPT"
+    return f"Conversations of {source} at their own size"
+
+
+def cache(results: Results, tier: Tier, name: str, cache_tokens: int) -> str:
+    """Say how large the cache was, and what that is at the paper's scale."""
+    scale = results.config.scale(tier, name)
+    said = f"cache of {cache_tokens:,} tokens"
+    papers = f"{cache_tokens / scale / 1000:,.0f}k"
+    return said if scale == 1 else f"{said} ({papers} at the paper's scale)"
+
+
+def load(params: Load) -> str:
+    """Say how requests were sent."""
+    if isinstance(params, ClosedLoop):
+        reading = f"read {params.reading_speed:g} tokens/s and " if params.reading_speed else ""
+        return (
+            f"closed loop, {params.users} users who {reading}think for "
+            f"{params.think_time_mean:g} s on average"
+        )
+    if not isinstance(params, OpenLoop):
+        return f"batches of {params.batch_size}"
+    if params.arrivals == "trace":
+        speed = "" if params.speed in (None, 1) else f", {params.speed:g} times faster"
+        return f"open loop, at the trace's own times{speed}"
+    return f"open loop, {arrivals(params)}, {params.request_rate:g} requests/s"
+
+
+def arrivals(params: OpenLoop) -> str:
+    """Say how requests come in, whatever their rate."""
+    name = {"poisson": "Poisson arrivals", "constant": "constant arrivals"}.get(params.arrivals)
+    return name or f"gamma arrivals of shape {params.burstiness:g}"
+
+
+def seeds(numbers: Iterable[int]) -> str:
+    """Name the seeds."""
+    found = sorted({int(number) for number in numbers})
+    return f"seed{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
+
+
+def not_drawn(invalid: int) -> str:
+    """Say how many cells were left out because they are invalid; nothing if none was."""
+    if not invalid:
+        return ""
+    return f"{invalid} invalid cell{'s' if invalid > 1 else ''} not drawn."

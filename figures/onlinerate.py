@@ -1,0 +1,148 @@
+"""TTFT against the rate at which requests come in, by policy, in an open loop."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures import captions, online, style
+from figures.catalogue import Entry
+from figures.online import Panel
+from figures.results import Results
+from harness.analysis.stats import cluster_interval
+from harness.errors import HarnessError
+from harness.load.spec import OpenLoop
+
+_STATISTICS = {"mean": None, "median": 50.0, "90th percentile": 90.0, "99th percentile": 99.0}
+# Of the range of rates, so that whiskers do not hide each other.
+_DODGE = 0.012
+
+
+def draw(results: Results, entry: Entry) -> Figure:
+    """Draw a panel for each statistic, a line a policy, with 95 % intervals.
+
+    Raises:
+        HarnessError: if no cell is valid for another reason than that it could not be run.
+
+    """
+    selection = online.select(results, entry)
+    if not selection.panels:
+        return style.not_run(entry.title, selection.reason)
+    rates = _rates(selection.panels)
+    if not rates:
+        raise HarnessError(f"{entry.title}: no valid cell with a request rate to draw")
+    panels = list(rates.values())
+    requests = {
+        (policy, rate): panel.requests(results, policy)
+        for rate, panel in rates.items()
+        for policy in panel.policies
+    }
+    saturated = {
+        key
+        for key, found in requests.items()
+        if any(online.is_saturated(own) for _, own in found.groupby("seed"))
+    }
+
+    style.use()
+    figure, grid = plt.subplots(
+        2, 2, figsize=(8.4, 6.4), layout="constrained", squeeze=False, sharex=True
+    )
+    for axes, (name, percentile) in zip(grid.flat, _STATISTICS.items(), strict=True):
+        _panel(axes, requests, saturated, percentile)
+        axes.set_title(name.capitalize())
+        axes.set_xticks(list(rates), [f"{rate:g}" for rate in rates])
+        axes.set_xlim(*_limits(list(rates)))
+    for axes in grid[:, 0]:
+        axes.set_ylabel("TTFT, ms")
+    for axes in grid[-1]:
+        axes.set_xlabel("requests/s offered")
+    online.legend(figure, panels, [_saturation()] if saturated else [])
+    load = panels[0].load
+    assert isinstance(load, OpenLoop)
+    style.face(
+        figure,
+        *online.setting(results, entry, panels),
+        f"Open loop, {captions.arrivals(load)}, the same for all policies. "
+        f"{online.since(panels)} 95 % intervals by the bootstrap over blocks of consecutive "
+        "requests, all seeds together.",
+        "Saturated: the server finished less than 95 % of what was offered in the time; its TTFT "
+        "then grows with the length of the run."
+        if saturated
+        else "The server kept up (95 % of what was offered or more) at all rates.",
+        *selection.sentences,
+    )
+    return figure
+
+
+def _rates(panels: list[Panel]) -> dict[float, Panel]:
+    """Return panels that differ in rate only, by their rate: of Poisson arrivals if there are."""
+    found: dict[str, dict[float, Panel]] = {}
+    for panel in panels:
+        if isinstance(panel.load, OpenLoop) and panel.load.request_rate is not None:
+            alike = found.setdefault(captions.arrivals(panel.load), {})
+            alike[panel.load.request_rate] = panel
+    return next(iter(found.values()), {})
+
+
+def _limits(rates: list[float]) -> tuple[float, float]:
+    room = 0.08 * (rates[-1] - rates[0] or rates[0])
+    return rates[0] - room, rates[-1] + room
+
+
+def _panel(
+    axes: Axes,
+    requests: dict[tuple[str, float], pd.DataFrame],
+    saturated: set[tuple[str, float]],
+    percentile: float | None,
+) -> None:
+    rates = sorted({rate for _, rate in requests})
+    policies = list(dict.fromkeys(policy for policy, _ in requests))
+    width = (rates[-1] - rates[0] or rates[0]) * _DODGE
+    highest, lowest = 0.0, float("inf")
+    for place, policy in enumerate(policies):
+        own = [rate for rate in rates if (policy, rate) in requests]
+        offset = width * (place - (len(policies) - 1) / 2)
+        intervals = [
+            cluster_interval(found["ttft_ms"], found["cluster"], percentile)
+            for found in (requests[policy, rate] for rate in own)
+        ]
+        values = [interval.value for interval in intervals]
+        at = [rate + offset for rate in own]
+        axes.errorbar(
+            at,
+            values,
+            yerr=[
+                [interval.value - interval.low for interval in intervals],
+                [interval.high - interval.value for interval in intervals],
+            ],
+            color=style.COLORS[policy],
+            marker=style.MARKERS[policy],
+            capsize=3,
+            zorder=3,
+        )
+        for x, rate, value in zip(at, own, values, strict=True):
+            if (policy, rate) in saturated:
+                axes.plot(x, value, **_RING)
+        highest, lowest = max([highest, *values]), min([lowest, *values])
+    if highest > 10 * lowest:
+        axes.set_yscale("log")
+        axes.get_yaxis().set_major_formatter(lambda y, _: f"{y:,g}")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+_RING: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 13,
+    "markerfacecolor": "none",
+    "markeredgecolor": "black",
+    "linestyle": "",
+    "zorder": 4,
+}
+
+
+def _saturation() -> Line2D:
+    return Line2D([], [], **_RING, label="saturated")

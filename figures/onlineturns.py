@@ -1,0 +1,109 @@
+"""TTFT and hit rate of conversations by turn, by policy."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures import online, style
+from figures.catalogue import Entry
+from figures.online import Panel
+from figures.results import Results
+from harness.analysis.stats import cluster_interval
+
+# No group of turns has fewer requests, and there are no more groups.
+_REQUESTS = 10
+_GROUPS = 9
+_DODGE = 0.12
+
+
+def draw(results: Results, entry: Entry) -> Figure:
+    """Draw a row for each load: median TTFT with 95 % intervals, and hit rate.
+
+    Raises:
+        HarnessError: if no cell is valid for another reason than that it could not be run.
+
+    """
+    selection = online.select(results, entry)
+    if not selection.panels:
+        return style.not_run(entry.title, selection.reason)
+    panels = selection.panels
+
+    style.use()
+    figure, grid = plt.subplots(
+        len(panels),
+        2,
+        figsize=(10, 3.2 * len(panels) + 1.4),
+        layout="constrained",
+        squeeze=False,
+    )
+    for (ttft, hit_rate), panel in zip(grid, panels, strict=True):
+        _row(ttft, hit_rate, results, panel)
+        above = f"{panel.title}\n" if len(panels) > 1 else ""
+        ttft.set_title(f"{above}(a) Median TTFT")
+        hit_rate.set_title("(b) Hit rate")
+    online.legend(figure, panels)
+    style.face(
+        figure,
+        *online.setting(results, entry, panels),
+        "" if len(panels) > 1 else f"{panels[0].title}.",
+        f"{online.since(panels)} 95 % intervals by the bootstrap over conversations; all seeds "
+        f"together; late turns together, so that none has fewer than {_REQUESTS} requests.",
+        *selection.sentences,
+    )
+    return figure
+
+
+def groups(turns: "pd.Series[int]", least: int = _REQUESTS, most: int = _GROUPS) -> list[int]:
+    """Return the first turn of each group, in order; the last group is open.
+
+    Args:
+        turns: The turn of each request, from 0.
+        least: No group has fewer requests, unless there are fewer in all.
+        most: No more groups.
+
+    """
+    counts = turns.value_counts().reindex(range(int(turns.max()) + 1), fill_value=0)
+    last = min(len(counts), most) - 1
+    while last and (counts[last:].sum() < least or counts[:last].min() < least):
+        last -= 1
+    return list(range(last + 1))
+
+
+def _row(ttft: Axes, hit_rate: Axes, results: Results, panel: Panel) -> None:
+    requests = {policy: panel.requests(results, policy) for policy in panel.policies}
+    any_policys = next(iter(requests.values()))["turn"].astype(int)
+    firsts = groups(any_policys)
+    group_of = any_policys.clip(upper=firsts[-1])
+    for place, (policy, own) in enumerate(requests.items()):
+        offset = _DODGE * (place - (len(requests) - 1) / 2)
+        by_turn = [
+            group for _, group in own.groupby(own["turn"].astype(int).clip(upper=firsts[-1]))
+        ]
+        at = [first + offset for first in firsts]
+        intervals = [
+            cluster_interval(group["ttft_ms"], group["cluster"], 50.0) for group in by_turn
+        ]
+        looks = {"color": style.COLORS[policy], "marker": style.MARKERS[policy]}
+        ttft.errorbar(
+            at,
+            [interval.value for interval in intervals],
+            yerr=[
+                [interval.value - interval.low for interval in intervals],
+                [interval.high - interval.value for interval in intervals],
+            ],
+            capsize=3,
+            **looks,
+        )
+        hit_rate.plot(at, [online.hit_rate(group) for group in by_turn], **looks)
+    labels = [
+        f"{first}{'+' if first == firsts[-1] and any_policys.max() > first else ''}\n"
+        f"n={int((group_of == first).sum())}"
+        for first in firsts
+    ]
+    for axes in (ttft, hit_rate):
+        axes.set_xticks(firsts, labels)
+        axes.set_xlabel("turn of the conversation, from 0; requests")
+        axes.set_ylim(bottom=0)
+    ttft.set_ylabel("ms")
+    hit_rate.set_ylabel("cached / queried prompt tokens")
