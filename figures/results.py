@@ -33,7 +33,9 @@ class Results:
         chosen = cells[
             (cells["tier"] == tier) & (cells["workload"] == workload) & (cells["mode"] == mode)
         ]
-        return chosen.assign(x=chosen["cache_tokens"] / self.config.scale(tier, workload) / 1000)
+        # A figure's workload need not be one of every config's.
+        scale = 1.0 if chosen.empty else self.config.scale(tier, workload)
+        return chosen.assign(x=chosen["cache_tokens"] / scale / 1000)
 
     def telemetry(self, cell: "pd.Series[Any]") -> pd.DataFrame:
         """Return the policy's state after each batch of a replay cell; a row of ``cells``."""

@@ -84,11 +84,7 @@ class Server:
     def died(self) -> str | None:
         """Say how the server ended; None while it runs."""
         code = self.process.poll()
-        if code is None:
-            return None
-        if code < 0:
-            return f"the server was killed by {signal.Signals(-code).name}"
-        return f"the server died with exit code {code}"
+        return None if code is None else f"the server {ended(code)}"
 
     def _get(self, path: str) -> str:
         return self._open(urllib.request.Request(self.url + path))
@@ -110,6 +106,13 @@ class Server:
         except (OSError, ValueError) as error:
             reason = self.died() or error
             raise HarnessError(f"{request.full_url}: {reason}") from None
+
+
+def ended(code: int) -> str:
+    """Say how a process ended that should not have, by its exit code."""
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"died with exit code {code}"
 
 
 @contextlib.contextmanager

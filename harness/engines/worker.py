@@ -8,6 +8,7 @@ import threading
 
 from harness.cell import FAILED, WorkerOrder
 from harness.errors import HarnessError
+from workloads.file import WorkloadError
 
 
 def main() -> None:
@@ -23,8 +24,8 @@ def main() -> None:
     with os.fdopen(order.progress_fd, "w", buffering=1) as progress:
         try:
             measure(order, report=lambda message: print(message, file=progress))
-        except HarnessError as error:
-            print(f"{FAILED}{error}", file=progress)
+        except (HarnessError, WorkloadError) as error:
+            print(f"{FAILED}{error}".replace("\n", " "), file=progress)
             sys.exit(1)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -14,10 +14,10 @@ from harness.load.stream import CompletionStream, RequestError, Status, Usage
 COMPLETIONS = "/v1/completions"
 # A server that sends nothing for so long has stopped sending.
 SILENCE_SECONDS = 120.0
-_CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 # Less than the five seconds after which vLLM closes an idle connection, so that no request meets
 # one that is being closed.
-_KEEP_ALIVE_SECONDS = 2.0
+KEEP_ALIVE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,12 @@ def body(model: str, prompt: Sequence[int], output_tokens: int) -> bytes:
 
 def headers(request: int) -> dict[str, str]:
     """Return the headers of a request, which name it to the server."""
-    return {"Content-Type": "application/json", "X-Request-Id": f"request-{request}"}
+    return {
+        "Content-Type": "application/json",
+        "X-Request-Id": f"request-{request}",
+        # What compresses holds tokens back.
+        "Accept-Encoding": "identity",
+    }
 
 
 class Client:
@@ -86,7 +91,7 @@ class Client:
         sent_ns = time.monotonic_ns()
         try:
             async with self._session.post(
-                COMPLETIONS, data=content, headers=headers(request)
+                COMPLETIONS, data=content, headers=headers(request), allow_redirects=False
             ) as response:
                 if response.status != 200:
                     said = (await response.text(errors="replace"))[:200]
@@ -104,7 +109,7 @@ class Client:
             status, error = "reset", f"{type(lost).__name__}: {lost}"
         return Outcome(
             status=status,
-            error=error,
+            error=error and " ".join(error.split()),
             sent_ns=sent_ns,
             first_byte_ns=stream.first_byte_ns,
             first_token_ns=stream.first_token_ns,
@@ -118,9 +123,9 @@ async def connect(url: str, silence_seconds: float = SILENCE_SECONDS) -> AsyncIt
     """Give a client of the server at a base URL; as many connections as there are streams."""
     async with aiohttp.ClientSession(
         base_url=url,
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
         timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=silence_seconds
         ),
         # A proxy is for the outside world.
         trust_env=False,

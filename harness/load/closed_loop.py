@@ -1,15 +1,17 @@
 """Closed loop: Locust's users, in processes of their own, and the records that they leave."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.engines.server import MODEL, Server
+from harness.engines.server import HOST, MODEL, Server, ended
 from harness.errors import HarnessError
-from harness.load.client import Outcome
+from harness.load.client import SILENCE_SECONDS, Outcome
 from harness.load.spec import ClosedLoop
 from harness.load.stream import Usage
 from harness.measure.validity import ClientLoad
@@ -17,6 +19,9 @@ from workloads.file import Workload
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 _POLL_SECONDS = 0.1
+_GRACE_SECONDS = 10.0
+# Processes of Locust have to meet within.
+_MEET_SECONDS = 60
 
 
 def drive(
@@ -44,25 +49,40 @@ def drive(
         *("--prompts", str(prompts_file), "--served-model", MODEL, "--seed", str(seed)),
         *("--think-time-mean", str(load.think_time_mean), "--records", str(records)),
         *(["--reading-speed", str(load.reading_speed)] if load.reading_speed else []),
-        *(["--processes", str(load.processes)] if load.processes > 1 else []),
-        *("--exit-code-on-error", "0", "--only-summary"),
+        *("--silence", str(SILENCE_SECONDS), "--exit-code-on-error", "0", "--only-summary"),
     ]
+    if load.processes > 1:
+        # Locust's own port may be another run's.
+        port = str(_free_port())
+        command += ["--processes", str(load.processes), "--master-bind-host", HOST]
+        command += ["--master-bind-port", port, "--master-port", port]
+        command += ["--expect-workers-max-wait", str(_MEET_SECONDS)]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     answered = 0
+
+    def count() -> None:
+        nonlocal answered
+        if died := server.died():
+            raise HarnessError(f"{died} while requests were under way")
+        now = min(_count_lines(records), len(prompts))
+        for _ in range(now - answered):
+            done()
+        answered = now
+
     try:
         while process.poll() is None:
-            if died := server.died():
-                raise HarnessError(f"{died} while requests were under way")
             time.sleep(_POLL_SECONDS)
-            now = _count_lines(records)
-            for _ in range(now - answered):
-                done()
-            answered = now
+            count()
+        count()
     finally:
-        process.terminate()
+        # Its own processes end with it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.terminate()
+            process.wait(_GRACE_SECONDS)
+        process.kill()
         process.wait()
     if process.returncode:
-        raise HarnessError(f"locust ended with exit code {process.returncode}")
+        raise HarnessError(f"locust {ended(process.returncode)}")
     return _collect(records, len(prompts), load.processes)
 
 
@@ -109,6 +129,12 @@ def _collect(
 
 def _files(records: Path) -> list[Path]:
     return sorted(records.glob("records-*.jsonl"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def _count_lines(records: Path) -> int:

@@ -4,10 +4,12 @@
 ``README.md`` beside this file.
 """
 
+import ctypes
 import dataclasses
 import json
 import os
 import random
+import signal
 import time
 from collections import deque
 from pathlib import Path
@@ -16,16 +18,28 @@ from typing import Any
 import gevent
 from locust import FastHttpUser, events
 from locust.argument_parser import LocustArgumentParser
+from locust.contrib.fasthttp import LocustUserAgent
 from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from harness.load.client import COMPLETIONS, SILENCE_SECONDS, Outcome, body, headers
+from harness.load.client import (
+    COMPLETIONS,
+    CONNECT_SECONDS,
+    KEEP_ALIVE_SECONDS,
+    SILENCE_SECONDS,
+    Outcome,
+    body,
+    headers,
+)
 from harness.load.stream import CompletionStream, RequestError, Status, Usage
 from harness.measure.validity import ClientLoad
 
 _FINISHED = "sessions-finished"
 _HTTP_OK = 200
+_PR_SET_PDEATHSIG = 1
+# An answer with another status is one, too, and is read like any.
+LocustUserAgent.valid_response_codes = frozenset(range(100, 600))
 
 
 @events.init_command_line_parser.add_listener
@@ -35,6 +49,9 @@ def _arguments(parser: LocustArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=42, help="of the think times")
     parser.add_argument("--think-time-mean", type=float, default=1.0, help="seconds")
     parser.add_argument("--reading-speed", type=float, default=0.0, help="tokens/s; 0: no time")
+    parser.add_argument(
+        "--silence", type=float, default=SILENCE_SECONDS, help="seconds; after so many it stalled"
+    )
     parser.add_argument("--records", default="", help="folder for a file of records a process")
 
 
@@ -58,19 +75,45 @@ _share: _Share
 
 @events.init.add_listener
 def _init(environment: Environment, **_: Any) -> None:
-    runner = environment.runner
-    options = environment.parsed_options
+    runner, options = environment.runner, environment.parsed_options
     assert options is not None
+    Reader.network_timeout = options.silence
+    if isinstance(runner, WorkerRunner) and options.processes:
+        # A process that Locust forked would outlive it by a minute.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if isinstance(runner, MasterRunner):
-        waiting = options.processes or 1
+        started = waiting = 0
+
+        def begin(**_: Any) -> None:
+            nonlocal started, waiting
+            started = waiting = runner.worker_count
 
         def finished(msg: Any, **_: Any) -> None:
             nonlocal waiting
             waiting -= 1
-            if not waiting and options.headless:
-                gevent.spawn(runner.quit)
+            if not waiting:
+                _end(environment)
 
+        def watch() -> None:
+            # Locust itself would go on with the users of the others.
+            while not waiting or runner.worker_count == started:
+                gevent.sleep(1)
+            print("a process of Locust has ended before its users had", flush=True)
+            environment.process_exit_code = 1
+            runner.quit()
+
+        environment.events.test_start.add_listener(begin)  # type: ignore[no-untyped-call]
         runner.register_message(_FINISHED, finished)
+        if options.headless:
+            gevent.spawn(watch)
+
+
+def _end(environment: Environment) -> None:
+    """End the run: Locust itself without a web page, else what the page calls a test."""
+    assert environment.runner is not None
+    assert environment.parsed_options is not None
+    without_page = environment.parsed_options.headless
+    gevent.spawn(environment.runner.quit if without_page else environment.runner.stop)
 
 
 @events.test_start.add_listener
@@ -103,15 +146,18 @@ class Reader(FastHttpUser):
     """
 
     network_timeout = SILENCE_SECONDS
-    connection_timeout = 10.0
+    connection_timeout = CONNECT_SECONDS
     # A request that was sent twice would be counted twice.
     max_retries = 0
 
     def on_start(self) -> None:
         """Begin to count what this process takes."""
         self._options = self.environment.parsed_options
+        self._answered_ns = time.monotonic_ns()
         if _share.began is None:
             _share.began = (time.monotonic(), time.process_time())
+            if not _share.left:
+                self._finish()
 
     def wait_time(self) -> float:
         """Return nothing: the users wait inside their task."""
@@ -128,15 +174,18 @@ class Reader(FastHttpUser):
     def _converse(self) -> None:
         if not _share.sessions:
             raise StopUser
-        read_tokens = 0
-        for request in _share.sessions.popleft():
-            self._think(request, read_tokens)
-            outcome = self._send(request)
-            _share.write({"request": request["request"], **dataclasses.asdict(outcome)})
-            read_tokens = outcome.usage.output_tokens if outcome.usage else 0
-        _share.left -= 1
-        if not _share.left:
-            self._finish()
+        share, read_tokens = _share, 0
+        try:
+            for request in share.sessions.popleft():
+                self._think(request, read_tokens)
+                outcome = self._send(request)
+                share.write({"request": request["request"], **dataclasses.asdict(outcome)})
+                read_tokens = outcome.usage.output_tokens if outcome.usage else 0
+        finally:
+            # Even if this user failed, and Locust says how: the records then lack a request.
+            share.left -= 1
+            if not share.left and share is _share:
+                self._finish()
 
     tasks = [_converse]  # noqa: RUF012 (Locust reads it off the class)
 
@@ -149,8 +198,8 @@ class Reader(FastHttpUser):
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner):
             runner.send_message(_FINISHED)
-        elif self._options.headless:
-            gevent.spawn(runner.quit)
+        else:
+            _end(self.environment)
 
     def _send(self, request: dict[str, Any]) -> Outcome:
         stream = CompletionStream()
@@ -159,24 +208,28 @@ class Reader(FastHttpUser):
         error: str | None = None
         content = body(self._options.served_model, request["prompt"], request["output_tokens"])
         sent_ns = time.monotonic_ns()
-        try:
-            with self.client.post(
-                COMPLETIONS,
-                data=content.decode(),
-                headers=headers(request["request"]),
-                stream=True,
-                catch_response=True,
-            ) as response:
-                try:
-                    self._read(response, stream)
-                    usage = stream.finish()
-                    response.success()
-                except RequestError as fault:
-                    status, error = fault.status, str(fault)
-                    response.failure(f"{status}: {error}")
-        except OSError as lost:
-            status, error = "reset", f"{type(lost).__name__}: {lost}"
-        end_ns = time.monotonic_ns()
+        if sent_ns - self._answered_ns > KEEP_ALIVE_SECONDS * 1e9:
+            self.client.client.close()
+        with self.client.post(
+            COMPLETIONS,
+            data=content.decode(),
+            headers=headers(request["request"]),
+            stream=True,
+            catch_response=True,
+            allow_redirects=False,
+        ) as response:
+            try:
+                self._read(response, stream)
+                usage = stream.finish()
+                response.success()
+            except RequestError as fault:
+                status, error = fault.status, str(fault)
+                response.failure(f"{status}: {error}")
+            finally:
+                # A connection with the rest of an answer in it is closed.
+                if response.status_code:
+                    response.release()
+        self._answered_ns = end_ns = time.monotonic_ns()
         if stream.first_token_ns is not None:
             self.environment.events.request.fire(
                 request_type="TTFT",
@@ -199,19 +252,28 @@ class Reader(FastHttpUser):
     @staticmethod
     def _read(response: Any, stream: CompletionStream) -> None:
         if response.status_code == 0:
-            raise RequestError(_of_error(response.error), f"{response.error}")
-        if response.status_code != _HTTP_OK:
-            raise RequestError("http-error", f"HTTP {response.status_code}: {response.text[:200]}")
+            raise _lost(response.error)
         try:
+            if response.status_code != _HTTP_OK:
+                said = response.stream.read().decode(errors="replace")[:200]
+                raise RequestError("http-error", f"HTTP {response.status_code}: {said}")
             # By lines, which come as soon as they are there; a read would wait until it is full.
             while line := response.stream.readline(b"\n"):
-                stream.feed(bytes(line), time.monotonic_ns())
-            stream.feed(bytes(response.stream.read()), time.monotonic_ns())
+                stream.feed(line, time.monotonic_ns())
+            stream.feed(response.stream.read(), time.monotonic_ns())
+        except RequestError:
+            raise
         except Exception as error:
-            raise RequestError(_of_error(error), f"{type(error).__name__}: {error}") from None
+            raise _lost(error) from None
 
 
-def _of_error(error: Exception) -> Status:
+def _lost(error: Exception) -> RequestError:
+    """Return the fault that an exception of the HTTP client stands for."""
+    # What it wraps them in when it gives up.
+    error = getattr(error, "original", None) or error
+    status: Status = "reset"
     if isinstance(error, TimeoutError):
-        return "stalled"
-    return "refused" if isinstance(error, ConnectionRefusedError) else "reset"
+        status = "stalled"
+    elif isinstance(error, ConnectionRefusedError):
+        status = "refused"
+    return RequestError(status, f"{type(error).__name__}: {error}")

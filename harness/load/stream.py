@@ -30,7 +30,7 @@ class RequestError(Exception):
     """What went wrong with one request: its status, and one line on it."""
 
     def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
+        super().__init__(" ".join(message.split()))
         self.status: Status = status
 
 
