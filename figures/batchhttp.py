@@ -1,14 +1,13 @@
 """Figure 6 on a real server: hit rate, and mean TTFT relative to LRU, against batch size."""
 
-from typing import Any
+import math
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.container import BarContainer
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from figures import captions, online, style
 from figures.catalogue import Entry
@@ -20,8 +19,9 @@ from harness.errors import HarnessError
 # What the paper plots, in thousand tokens; its text says 20.
 PAPERS_CACHE = 200
 _STOCK = "vllm-stock"
-_STOCK_LABEL = "unpatched ÷ patched LRU (noise)"
-_WIDTH = 0.8
+_STOCK_LABEL = "LRU, unpatched (noise)"
+# Of our points to the left, and of the paper's to the right.
+_DODGE = 0.05
 
 
 def draw(results: Results, entry: Entry) -> Figure:
@@ -52,47 +52,11 @@ def draw(results: Results, entry: Entry) -> Figure:
     style.use()
     figure, (hit_rate, ratio) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     published = paper.points("fig6", workload)
-    _hit_rates(hit_rate, patched, sizes, published[published["metric"] == "hit_rate"])
-    has_stock = _ratios(
-        ratio, results, patched, stock, sizes, published[published["metric"] != "hit_rate"]
-    )
-    for axes in (hit_rate, ratio):
-        axes.set_xticks(range(len(sizes)), [f"{size:.0f}" for size in sizes])
-        axes.set_xlim(-0.6, len(sizes) - 0.4)
-        axes.grid(visible=False, axis="x")
-        axes.set_xlabel("batch size")
-    policies = [policy for policy in style.LABELS if policy in set(patched["policy"])]
-    hit_rate.legend(
-        handles=[
-            *(Patch(color=style.COLORS[policy], label=style.LABELS[policy]) for policy in policies),
-            Line2D(
-                [], [], color="black", mfc="white", marker="o", linestyle="", label="paper, LRU"
-            ),
-            *(
-                _hollow(policy, f"paper, {style.LABELS[policy]}")
-                for policy in policies
-                if policy != "lru" and policy in style.PAPER_POLICIES
-            ),
-        ],
-        loc="upper center",
-        ncols=len(policies),
-        fontsize="small",
-    )
-    compared = [policy for policy in policies if policy != "lru"]
-    ratio.legend(
-        handles=[
-            *(_filled(policy, f"{style.LABELS[policy]} ÷ LRU") for policy in compared),
-            *(
-                _hollow(policy, f"paper, {style.LABELS[policy]} ÷ LRU")
-                for policy in compared
-                if policy in style.PAPER_POLICIES
-            ),
-            *([_cross()] if has_stock else []),
-        ],
-        loc="upper center",
-        ncols=2,
-        fontsize="small",
-    )
+    is_hit_rate = published["metric"] == "hit_rate"
+    style.bars(hit_rate, sizes, _hit_rates(patched, sizes), published[is_hit_rate])
+    hit_rate.set_title("(a) Hit rate")
+    _ratios(ratio, results, patched, stock, sizes, published[~is_hit_rate])
+    ratio.set_title("(b) Mean TTFT relative to LRU")
     size = int(patched["cache_tokens"].iloc[0])
     at_papers = round(float(patched["x"].iloc[0])) == PAPERS_CACHE
     style.face(
@@ -103,9 +67,11 @@ def draw(results: Results, entry: Entry) -> Figure:
         f"{'' if at_papers else f', where the paper has {PAPERS_CACHE}k'}; "
         f"{int(patched['requests'].iloc[0]):,} requests a cell, "
         f"{captions.seeds(patched['seed'])}.",
-        "(a) mean of the seeds, whiskers from the least to the largest. (b) TTFT is from sending; "
-        "95 % intervals by the bootstrap over blocks of consecutive requests, whole batches, the "
-        "same ones in both cells.",
+        "(a) Mean of the seeds, whiskers from the least to the largest."
+        if patched["seed"].nunique() > 1
+        else "",
+        "(b) TTFT is from sending; 95 % intervals by the bootstrap over blocks of consecutive "
+        "requests, whole batches, the same ones in both cells.",
         captions.not_drawn(invalid),
     )
     return figure
@@ -119,38 +85,16 @@ def _one_cache(cells: pd.DataFrame) -> pd.DataFrame:
     return chosen
 
 
-def _places(count: int, width: float) -> list[float]:
-    """Return where to put so many things side by side, around 0."""
-    return [width * (place - (count - 1) / 2) for place in range(count)]
-
-
-def _hit_rates(
-    axes: Axes, cells: pd.DataFrame, sizes: list[float], published: pd.DataFrame
-) -> None:
-    policies = [policy for policy in style.LABELS if policy in set(cells["policy"])]
-    width = _WIDTH / len(policies)
-    for offset, policy in zip(_places(len(policies), width), policies, strict=True):
-        own = cells[cells["policy"] == policy].groupby("batch_size")["hit_rate"]
-        seeds = own.agg(["mean", "min", "max"]).reindex(sizes)
-        at = [place + offset for place in range(len(sizes))]
-        bars: BarContainer = axes.bar(at, seeds["mean"], width, color=style.COLORS[policy])
-        if cells["seed"].nunique() > 1:
-            axes.errorbar(
-                at,
-                seeds["mean"],
-                yerr=[seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]],
-                color="black",
-                linestyle="",
-                capsize=3,
-            )
-        axes.bar_label(
-            bars, fmt="%.3f", label_type="center", fontsize="x-small", color="white", rotation=90
-        )
-        points = published[published["policy"] == policy].set_index("x")["value"]
-        axes.plot(at, points.reindex(sizes), **_HOLLOW, marker=style.MARKERS[policy])
-    axes.set(title="(a) Hit rate", ylabel="hit rate (cached / queried prompt tokens)")
-    # Room for the legend.
-    axes.set_ylim(0, axes.dataLim.y1 * 1.3)
+def _hit_rates(cells: pd.DataFrame, sizes: list[float]) -> dict[str, list[Interval]]:
+    """Return the mean of the seeds of each policy and batch size, from the least to the largest."""
+    seeds = cells.groupby(["policy", "batch_size"])["hit_rate"].agg(["mean", "min", "max"])
+    if cells["seed"].nunique() == 1:
+        seeds[["min", "max"]] = math.nan
+    return {
+        policy: [Interval(*own) for own in seeds.loc[policy].reindex(sizes).to_numpy()]
+        for policy in style.LABELS
+        if policy in set(cells["policy"])
+    }
 
 
 def _ratios(
@@ -160,93 +104,55 @@ def _ratios(
     stock: pd.DataFrame,
     sizes: list[float],
     published: pd.DataFrame,
-) -> bool:
-    """Draw the ratios; return whether any of unpatched vLLM is among them."""
+) -> None:
     base = patched[patched["policy"] == "lru"]
-    compared = [
-        (policy, patched[patched["policy"] == policy])
+    compared = {
+        policy: patched[patched["policy"] == policy]
         for policy in style.LABELS
         if policy in set(patched["policy"]) and policy != "lru"
-    ]
-    drawn_stock = False
-    offsets = _places(len(compared) + 1, _WIDTH / (len(compared) + 1))
-    for offset, (policy, cells) in zip(offsets[:-1], compared, strict=True):
-        points = published[published["policy"] == policy].set_index("x")["value"]
-        for place, size in enumerate(sizes):
-            interval = _ratio(results, cells, base, size)
-            if interval is not None:
-                _point(axes, place + offset - 0.05, interval, policy)
-            axes.plot(
-                place + offset + 0.05,
-                points.get(size, float("nan")),
-                **_HOLLOW,
-                marker=style.MARKERS[policy],
-            )
-    for place, size in enumerate(sizes):
-        interval = _ratio(results, stock, base, size)
-        if interval is not None:
-            _point(axes, place + offsets[-1], interval, None)
-            drawn_stock = True
+    }
+    if not stock.empty:
+        compared[_STOCK] = stock
+    handles: list[ErrorbarContainer | Line2D] = []
+    all_places = style.places(len(sizes), len(compared))
+    for at, (policy, cells) in zip(all_places, compared.items(), strict=True):
+        intervals = [_ratio(results, cells, base, size) for size in sizes]
+        drawn = axes.errorbar(
+            [place - _DODGE for place in at],
+            [interval.value for interval in intervals],
+            yerr=style.whiskers(intervals),
+            color=style.COLORS.get(policy, "black"),
+            marker=style.MARKERS.get(policy, "x"),
+            linestyle="",
+            capsize=3,
+            zorder=3,
+            label=_STOCK_LABEL if policy == _STOCK else style.LABELS[policy],
+        )
+        beside = [place + _DODGE for place in at]
+        handles += [drawn, *style.paper_points(axes, beside, sizes, published, policy)]
     axes.axhline(1, color="black", linewidth=1)
-    axes.set(title="(b) Mean TTFT relative to LRU", ylabel="ratio (less is faster)")
+    style.batch_sizes(axes, sizes)
     low, high = axes.dataLim.y0, axes.dataLim.y1
     room = 0.1 * max(high - low, 0.05)
-    axes.set_ylim(low - room, high + 4 * room)
-    return drawn_stock
+    axes.set(ylabel="ratio to LRU (less is faster)", ylim=(low - room, high + 4 * room))
+    if handles:
+        axes.legend(handles=handles, loc="upper center", ncols=len(compared), fontsize="small")
 
 
-def _ratio(
-    results: Results, cells: pd.DataFrame, base: pd.DataFrame, size: float
-) -> Interval | None:
-    """Return the ratio of mean TTFT over the seeds that both have; None if there is none."""
+def _ratio(results: Results, cells: pd.DataFrame, base: pd.DataFrame, size: float) -> Interval:
+    """Return the ratio of mean TTFT over the seeds that both have; not a number if none."""
     found = []
     for _, cell in cells[cells["batch_size"] == size].iterrows():
         same = base[(base["batch_size"] == size) & (base["seed"] == cell["seed"])]
         for _, other in same.iterrows():
             above, below = results.requests(cell), results.requests(other)
             above = above.assign(seed=cell["seed"], cluster=blocks(len(above), int(size)))
-            found.append(above.merge(below[["request", "ttft_ms"]], on="request"))
+            both = above.merge(below, on="request")
+            # Valid cells have no others, unless the limit on them is raised.
+            found.append(both[(both["status_x"] == "ok") & (both["status_y"] == "ok")])
     if not found:
-        return None
-    both = pd.concat(found).dropna(subset=["ttft_ms_x", "ttft_ms_y"])
+        return Interval(math.nan, math.nan, math.nan)
+    pairs = pd.concat(found)
     return ratio_interval(
-        both["ttft_ms_x"], both["ttft_ms_y"], both.groupby(["seed", "cluster"]).ngroup()
+        pairs["ttft_ms_x"], pairs["ttft_ms_y"], pairs.groupby(["seed", "cluster"]).ngroup()
     )
-
-
-# How points of the paper look: between them and the bars, black tells them apart.
-_HOLLOW: dict[str, Any] = {
-    "linestyle": "",
-    "markerfacecolor": "white",
-    "markeredgecolor": "black",
-    "zorder": 4,
-}
-
-
-def _point(axes: Axes, at: float, interval: Interval, policy: str | None) -> None:
-    axes.errorbar(
-        at,
-        interval.value,
-        yerr=[[interval.value - interval.low], [interval.high - interval.value]],
-        color=style.COLORS[policy] if policy else "black",
-        marker=style.MARKERS[policy] if policy else "x",
-        linestyle="",
-        capsize=3,
-        zorder=3,
-    )
-
-
-def _filled(policy: str, label: str) -> Line2D:
-    return Line2D(
-        [], [], color=style.COLORS[policy], marker=style.MARKERS[policy], linestyle="", label=label
-    )
-
-
-def _hollow(policy: str, label: str) -> Line2D:
-    return Line2D(
-        [], [], color="black", mfc="white", marker=style.MARKERS[policy], linestyle="", label=label
-    )
-
-
-def _cross() -> Line2D:
-    return Line2D([], [], color="black", marker="x", linestyle="", label=_STOCK_LABEL)

@@ -1,18 +1,18 @@
 """Figure 6: hit rate against batch size, in tier replay."""
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
-from figures import style
+from figures import captions, style
 from figures.catalogue import Entry
 from figures.results import Results
 from harness.analysis import paper
-from harness.analysis.stats import mean_interval
+from harness.analysis.stats import Interval, mean_interval
 from harness.errors import HarnessError
 
 # The text of the paper says 20k; what it plots are the values of 200k (figure 3a).
 CACHE_TOKENS = 200_000
-_WIDTH = 0.26
 
 
 def draw(results: Results, entry: Entry) -> Figure:
@@ -40,48 +40,23 @@ def draw(results: Results, entry: Entry) -> Figure:
 
     style.use()
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for place, policy in enumerate(style.PAPER_POLICIES):
-        at = [i + (place - 1) * _WIDTH for i in range(len(sizes))]
-        own = cells[cells["policy"] == policy]
-        intervals = [
-            mean_interval(list(own[own["batch_size"] == size]["hit_rate"])) for size in sizes
-        ]
-        axes.bar(
-            at,
-            [mean for mean, _ in intervals],
-            _WIDTH,
-            yerr=[half for _, half in intervals],
-            color=style.COLORS[policy],
-            capsize=3,
-            label=style.LABELS[policy],
-        )
-        points = published[published["policy"] == policy].set_index("x")["value"]
-        axes.plot(
-            at,
-            [points.get(size, float("nan")) for size in sizes],
-            linestyle="",
-            marker=style.MARKERS[policy],
-            markerfacecolor="white",
-            markeredgecolor="black",
-            label="paper" if place == 0 else None,
-        )
-    axes.set_xticks(range(len(sizes)), [f"{size:.0f}" for size in sizes])
-    axes.grid(visible=False, axis="x")
-    axes.set(
-        xlabel="batch size", ylabel="hit rate (cached / queried prompt tokens)", ylim=(0, 0.62)
-    )
-    axes.legend(loc="upper right", ncols=4, fontsize="small")
-    seeds = sorted(set(cells["seed"]))
+    heights = {
+        policy: [_interval(own[own["batch_size"] == size]["hit_rate"]) for size in sizes]
+        for policy in style.PAPER_POLICIES
+        for own in (cells[cells["policy"] == policy],)
+    }
+    style.bars(axes, sizes, heights, published)
     style.face(
         figure,
         f"{title}. Tier replay: vLLM's scheduler and block pool without a model, cache of "
         f"{CACHE_TOKENS:,} tokens, block size {results.config.tiers['replay'].block_size}, "
         f"{int(cells['requests'].iloc[0]):,} requests of {workload}; "
-        + (
-            f"mean and 95 % interval over seeds {', '.join(map(str, seeds))}."
-            if len(seeds) > 1
-            else f"seed {seeds[0]}."
-        ),
-        f"{invalid} invalid cells not drawn." if invalid else "",
+        f"{captions.over_seeds(cells['seed'])}.",
+        captions.not_drawn(invalid),
     )
     return figure
+
+
+def _interval(hit_rates: "pd.Series[float]") -> Interval:
+    mean, half = mean_interval(list(hit_rates))
+    return Interval(mean, mean - half, mean + half)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import style
+from figures import captions, style
 from figures.catalogue import Entry
 from figures.results import Results, not_run
 from harness.analysis import costmodel, paper
@@ -55,7 +55,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     _optimum(hit_rate, results.policies, workload)
     hit_rate.set(
         title="(a) Hit rate" if panels > 1 else "Hit rate",
-        ylabel="hit rate (cached / queried prompt tokens)",
+        ylabel=style.HIT_RATE,
     )
     if not published.empty:
         style.paper_lines(hit_rate, published, "hit_rate")
@@ -145,12 +145,7 @@ def _sentences(
     block_size = results.config.tiers["replay"].block_size
     said = [
         f"{title}. Tier replay: vLLM's scheduler and block pool without a model, block size "
-        f"{block_size}, batch size 1. {what}; "
-        + (
-            f"mean and 95 % interval over seeds {', '.join(map(str, seeds))}."
-            if len(seeds) > 1
-            else f"seed {seeds[0]}."
-        )
+        f"{block_size}, batch size 1. {what}; {captions.over_seeds(seeds)}."
     ]
     fewer = cells.groupby("policy")["seed"].unique()
     fewer = fewer[fewer.map(len) < len(seeds)]
@@ -165,6 +160,4 @@ def _sentences(
             f"TTFT is predicted from our hit rates: {model.cold_ms:.0f} ms - {model.saved_ms:.0f} "
             "ms x hit rate, fitted on the paper's LRU points only."
         )
-    if invalid:
-        said.append(f"{invalid} invalid cells not drawn.")
-    return said
+    return [*said, captions.not_drawn(invalid)]

@@ -70,6 +70,12 @@ def seeds(numbers: Iterable[int]) -> str:
     return f"seed{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
 
 
+def over_seeds(numbers: Iterable[int]) -> str:
+    """Name the seeds, and say what is drawn of several."""
+    found = set(numbers)
+    return f"{'mean and 95 % interval over ' if len(found) > 1 else ''}{seeds(found)}"
+
+
 def not_drawn(invalid: int) -> str:
     """Say how many cells were left out because they are invalid; nothing if none was."""
     if not invalid:

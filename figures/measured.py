@@ -45,7 +45,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     _ours(hit_rate, patched, "hit_rate")
     style.paper_lines(hit_rate, published, "hit_rate")
     _stock(hit_rate, stock, "hit_rate")
-    hit_rate.set(title="(a) Hit rate", ylabel="hit rate (cached / queried prompt tokens)")
+    hit_rate.set(title="(a) Hit rate", ylabel=style.HIT_RATE)
 
     _ours(ttft, patched, "ttft_mean_ms")
     _stock(ttft, stock, "ttft_mean_ms")

@@ -1,5 +1,6 @@
 """What the figures of online traffic share: which cells are held against each other, and how."""
 
+import textwrap
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,9 @@ from figures.results import Results, not_run
 from harness.analysis.stats import blocks
 from harness.errors import HarnessError
 from harness.load.spec import Load, OpenLoop
+
+# Of a title above a panel that is four inches wide.
+_CHARACTERS = 50
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """What to print above the panel."""
-        return f"{self.kind}: {captions.load(self.load)}"
+        """What to print above the panel, in lines that fit, small."""
+        return textwrap.fill(f"{self.kind}: {captions.load(self.load)}", _CHARACTERS)
 
     @property
     def policies(self) -> list[str]:

@@ -38,7 +38,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     )
     for axes, panel in zip(grid[0], panels, strict=True):
         _panel(axes, results, panel)
-    grid[0, 0].set_ylabel("hit rate (cached / queried prompt tokens)")
+    grid[0, 0].set_ylabel(style.HIT_RATE)
     online.legend(
         figure,
         panels,
@@ -59,11 +59,13 @@ def draw(results: Results, entry: Entry) -> Figure:
 
 
 def _panel(axes: Axes, results: Results, panel: Panel) -> None:
-    for policy in panel.policies:
+    policies = panel.policies
+    for place, policy in enumerate(policies, start=1):
         requests = online.order_of_sending(panel.requests(results, policy))
         cached, prompt = requests["cached_tokens"], requests["prompt_tokens"]
         color = style.COLORS[policy]
         number = np.arange(1, len(requests) + 1)
+        apart = max(1, len(requests) // _MARKERS)
         of_late = cached.rolling(_WINDOW).sum() / prompt.rolling(_WINDOW).sum()
         axes.plot(number, of_late, color=color, linewidth=0.8)
         axes.plot(
@@ -72,9 +74,11 @@ def _panel(axes: Axes, results: Results, panel: Panel) -> None:
             color=color,
             linewidth=2,
             marker=style.MARKERS[policy],
-            markevery=max(1, len(requests) // _MARKERS),
+            # Side by side where lines lie on each other.
+            markevery=(apart * place // (len(policies) + 1), apart),
         )
         windows = requests["window"]
         for start in np.flatnonzero(windows.notna() & (windows > windows.shift())):
             axes.axvline(start, color="grey", linestyle=":", linewidth=0.8)
-    axes.set(title=panel.title, xlabel="requests sent", ylim=(0, None))
+    axes.set_title(panel.title, fontsize="small")
+    axes.set(xlabel="requests sent", ylim=(0, None))

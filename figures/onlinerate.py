@@ -114,10 +114,7 @@ def _panel(
         axes.errorbar(
             at,
             values,
-            yerr=[
-                [interval.value - interval.low for interval in intervals],
-                [interval.high - interval.value for interval in intervals],
-            ],
+            yerr=style.whiskers(intervals),
             color=style.COLORS[policy],
             marker=style.MARKERS[policy],
             capsize=3,
@@ -129,14 +126,15 @@ def _panel(
         highest, lowest = max([highest, *values]), min([lowest, *values])
     if highest > 10 * lowest:
         axes.set_yscale("log")
-        axes.get_yaxis().set_major_formatter(lambda y, _: f"{y:,g}")
+        axes.margins(y=0.1)
     else:
         axes.set_ylim(bottom=0)
+    axes.get_yaxis().set_major_formatter(lambda y, _: f"{y:,g}")
 
 
 _RING: dict[str, Any] = {
     "marker": "o",
-    "markersize": 13,
+    "markersize": 11,
     "markerfacecolor": "none",
     "markeredgecolor": "black",
     "linestyle": "",

@@ -43,6 +43,9 @@ def draw(results: Results, entry: Entry) -> Figure:
         _panel(axes, results, panel)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
+    for axes in list(grid.flat)[: len(panels)][-columns:]:
+        axes.set_xlabel("TTFT, ms")
+        axes.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("share of requests")
     online.legend(figure, panels)
@@ -71,4 +74,5 @@ def _panel(axes: Axes, results: Results, panel: Panel) -> None:
         )
     axes.set_xscale("log")
     axes.get_xaxis().set_major_formatter(lambda x, _: f"{x:,g}")
-    axes.set(title=panel.title, ylim=(0, 1.02), xlabel="TTFT, ms")
+    axes.set_title(panel.title, fontsize="small")
+    axes.set_ylim(0, 1.02)

@@ -40,8 +40,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     for (ttft, hit_rate), panel in zip(grid, panels, strict=True):
         _row(ttft, hit_rate, results, panel)
         above = f"{panel.title}\n" if len(panels) > 1 else ""
-        ttft.set_title(f"{above}(a) Median TTFT")
-        hit_rate.set_title("(b) Hit rate")
+        ttft.set_title(f"{above}(a) Median TTFT", fontsize="small")
+        hit_rate.set_title("(b) Hit rate", fontsize="small")
     online.legend(figure, panels)
     style.face(
         figure,
@@ -88,14 +88,14 @@ def _row(ttft: Axes, hit_rate: Axes, results: Results, panel: Panel) -> None:
         ttft.errorbar(
             at,
             [interval.value for interval in intervals],
-            yerr=[
-                [interval.value - interval.low for interval in intervals],
-                [interval.high - interval.value for interval in intervals],
-            ],
+            yerr=style.whiskers(intervals),
             capsize=3,
             **looks,
         )
-        hit_rate.plot(at, [online.hit_rate(group) for group in by_turn], **looks)
+        # First turns often hit nothing.
+        hit_rate.plot(
+            at, [online.hit_rate(group) for group in by_turn], clip_on=False, zorder=3, **looks
+        )
     labels = [
         f"{first}{'+' if first == firsts[-1] and any_policys.max() > first else ''}\n"
         f"n={int((group_of == first).sum())}"
@@ -103,7 +103,7 @@ def _row(ttft: Axes, hit_rate: Axes, results: Results, panel: Panel) -> None:
     ]
     for axes in (ttft, hit_rate):
         axes.set_xticks(firsts, labels)
-        axes.set_xlabel("turn of the conversation, from 0; requests")
+        axes.set_xlabel("turn of the conversation, from 0 (n: requests)")
         axes.set_ylim(bottom=0)
-    ttft.set_ylabel("ms")
-    hit_rate.set_ylabel("cached / queried prompt tokens")
+    ttft.set_ylabel("TTFT, ms")
+    hit_rate.set_ylabel(style.HIT_RATE)

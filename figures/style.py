@@ -2,7 +2,9 @@
 
 import os
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -12,8 +14,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from harness.analysis.stats import Interval
 
 # From seaborn's colour-blind palette; the markers tell the policies apart in grey, too.
 _PALETTE = sns.color_palette("colorblind")
@@ -27,10 +32,13 @@ COLORS = {
 MARKERS = {"lru": "o", "dbl": "s", "arc": "^", "slru": "D", "s3fifo": "v"}
 LABELS = {"lru": "LRU", "dbl": "DBL", "arc": "ARC", "slru": "SLRU", "s3fifo": "S3-FIFO"}
 PAPER_POLICIES = ("lru", "dbl", "arc")
+HIT_RATE = "hit rate\n(cached / queried prompt tokens)"
+# Of what belongs to one batch size, out of 1.
+_GROUP_WIDTH = 0.8
 
 _DPI = 200
 # At the size of a figure's face.
-_CHARACTERS_AN_INCH = 13
+_CHARACTERS_AN_INCH = 15
 
 
 def use() -> None:
@@ -71,6 +79,87 @@ def paper_lines(axes: Axes, published: pd.DataFrame, column: str) -> None:
             linestyle=":",
             zorder=2,
         )
+
+
+def whiskers(intervals: Sequence[Interval]) -> list[list[float]]:
+    """Return how far whiskers go down and up, as matplotlib takes it."""
+    return [
+        [interval.value - interval.low for interval in intervals],
+        [interval.high - interval.value for interval in intervals],
+    ]
+
+
+def places(groups: int, things: int) -> list[list[float]]:
+    """Return where to put things side by side in groups around 0, 1, ...: a list a thing."""
+    width = _GROUP_WIDTH / max(things, 1)
+    return [
+        [group + width * (thing - (things - 1) / 2) for group in range(groups)]
+        for thing in range(things)
+    ]
+
+
+def bars(
+    axes: Axes,
+    sizes: list[float],
+    heights: Mapping[str, Sequence[Interval]],
+    published: pd.DataFrame,
+) -> None:
+    """Draw hit rates against batch size, with whiskers and the paper's points.
+
+    Args:
+        axes: Where.
+        sizes: The batch sizes.
+        heights: Of each policy, one a batch size.
+        published: The paper's: ``policy``, ``x``, ``value``.
+
+    """
+    handles: list[BarContainer | Line2D] = []
+    for at, (policy, intervals) in zip(
+        places(len(sizes), len(heights)), heights.items(), strict=True
+    ):
+        drawn = axes.bar(
+            at,
+            [interval.value for interval in intervals],
+            _GROUP_WIDTH / len(heights),
+            yerr=whiskers(intervals),
+            color=COLORS[policy],
+            capsize=3,
+            label=LABELS[policy],
+        )
+        axes.bar_label(
+            drawn, fmt="%.3f", label_type="center", fontsize="x-small", color="white", rotation=90
+        )
+        handles += [drawn, *paper_points(axes, at, sizes, published, policy)]
+    batch_sizes(axes, sizes)
+    # Room for the legend.
+    axes.set(ylabel=HIT_RATE, ylim=(0, axes.dataLim.y1 * 1.3))
+    axes.legend(handles=handles, loc="upper center", ncols=len(heights), fontsize="small")
+
+
+def paper_points(
+    axes: Axes, at: list[float], sizes: list[float], published: pd.DataFrame, policy: str
+) -> list[Line2D]:
+    """Draw the paper's points of a policy at their batch sizes; return the legend's entries."""
+    points = published[published["policy"] == policy].set_index("x")["value"]
+    if points.empty:
+        return []
+    # Between points of ours and on bars, black tells them apart.
+    looks: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": "black", "zorder": 4}
+    return axes.plot(
+        at,
+        points.reindex(sizes),
+        marker=MARKERS[policy],
+        linestyle="",
+        label=f"paper, {LABELS[policy]}",
+        **looks,
+    )
+
+
+def batch_sizes(axes: Axes, sizes: list[float]) -> None:
+    """Name the groups of things on the x axis."""
+    axes.set_xticks(range(len(sizes)), [f"{size:.0f}" for size in sizes])
+    axes.set(xlabel="batch size", xlim=(-0.6, len(sizes) - 0.4))
+    axes.grid(visible=False, axis="x")
 
 
 def not_run(title: str, reason: str) -> Figure:
