@@ -48,7 +48,7 @@ def test_cells_are_the_product_each_once_at_the_exact_size() -> None:
     assert all(name == cell.id for name, cell in cells.items())
 
 
-@pytest.mark.parametrize("name", ["cpu", "smoke"])
+@pytest.mark.parametrize("name", ["cpu", "smoke", "saturation"])
 def test_shipped_configs_are_valid(root: Path, name: str) -> None:
     assert config.load(root / "config" / f"{name}.yaml").name == name
 
