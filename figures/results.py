@@ -98,7 +98,8 @@ def read(config: Path, folder: Path) -> Results:
 
 def not_run(cells: pd.DataFrame) -> str | None:
     """Return why none of the cells was run; None if some were."""
-    reasons = cells["invalid_reason"].fillna("")
+    # Read from a table without any reason, the column is of numbers.
+    reasons = cells["invalid_reason"].astype(object).fillna("")
     if cells.empty or not reasons.str.startswith(NOT_RUN).all():
         return None
     return str(reasons.iloc[0])

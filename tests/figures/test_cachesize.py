@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from support.results import results, row
@@ -15,7 +16,8 @@ _FIG3 = FIGURES["fig3"]
 
 
 def _drawn(figure: Figure, panel: int) -> list[list[float]]:
-    return [[float(y) for y in line.get_ydata()] for line in figure.axes[panel].get_lines()]  # type: ignore[union-attr]
+    lines = figure.axes[panel].get_lines()
+    return [np.asarray(line.get_ydata(), float).tolist() for line in lines]
 
 
 def test_draws_means_of_valid_cells_beside_the_papers_points_and_the_optimum(

@@ -1,0 +1,180 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from support.drawn import bars, caption, legend, text, whiskered, y_of
+from support.results import experiment, measured, record
+
+from figures import batchhttp
+from figures.catalogue import FIGURES
+from harness.analysis.stats import blocks
+from harness.cell import CellSpec
+from harness.errors import HarnessError
+from harness.load.spec import BatchHTTP
+from harness.measure import validity
+from harness.measure.records import RequestRecord
+
+_ENTRY = FIGURES["fig6-cpu"]
+_FAILED = {"status": "truncated", "error": "cut off"}
+_LOADS = [{"mode": "batch-http", "batch_size": size} for size in (8, 1)]
+_GRID = experiment(cache_tokens=[200_000], loads=_LOADS)
+_COUNT = 64
+# Times LRU: where ARC loses, and where it wins.
+_FACTORS = {1: 1.1, 8: 0.9}
+
+
+def _factor(spec: CellSpec) -> float:
+    assert isinstance(spec.load, BatchHTTP)
+    return _FACTORS[spec.load.batch_size] if spec.policy == "arc" else 1.0
+
+
+def _made(spec: CellSpec) -> list[RequestRecord]:
+    cached = 40 if spec.policy == "arc" else 30
+    ttfts = _factor(spec) * np.random.default_rng(spec.seed).uniform(100, 200, _COUNT)
+    return [
+        record(i, 500 * i, ttft, cached_tokens=cached + spec.seed - 42)
+        for i, ttft in enumerate(ttfts)
+    ]
+
+
+def _ratios(figure: Figure) -> list[list[float]]:
+    return [points.y for points in whiskered(figure.axes[1])]
+
+
+def test_hit_rates_and_ratios_of_mean_ttft_beside_the_papers(root: Path, tmp_path: Path) -> None:
+    figure = batchhttp.draw(measured(root, tmp_path, _made, _GRID), _ENTRY)
+    hit_rate, ratio = figure.axes
+    assert [label.get_text() for label in ratio.get_xticklabels()] == ["1", "8"]
+    assert bars(figure.axes[0]) == [0.3, 0.3, 0.4, 0.4]
+    # Above 1 where ARC loses.
+    assert _ratios(figure) == [pytest.approx([1.1, 0.9])]
+    papers = [y_of(line) for line in hit_rate.get_lines()]
+    assert [0.472, 0.471] in papers
+    assert [0.507, 0.504] in papers
+    papers = [y_of(line) for line in ratio.get_lines()]
+    assert [0.94, 0.94] in papers
+    assert legend(hit_rate.get_legend()) == ["LRU", "paper, LRU", "ARC", "paper, ARC"]
+    assert legend(figure.axes[1].get_legend()) == ["ARC", "paper, ARC"]
+    said = caption(figure)
+    assert (
+        "cache of 20,000 tokens (200k at the paper's scale); 64 requests a cell, seed 42." in said
+    )
+    # One seed has no spread.
+    assert "Mean of the seeds" not in said
+
+
+def test_all_that_is_drawn_is_in_view(root: Path, tmp_path: Path) -> None:
+    figure = batchhttp.draw(measured(root, tmp_path, _made, _GRID), _ENTRY)
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert low <= axes.dataLim.y0 < axes.dataLim.y1 < high
+
+
+def test_bars_are_means_of_the_seeds_with_their_spread(root: Path, tmp_path: Path) -> None:
+    drawn_from = measured(root, tmp_path, _made, _GRID | {"seeds": [42, 44]})
+    figure = batchhttp.draw(drawn_from, _ENTRY)
+    assert bars(figure.axes[0]) == [0.31, 0.31, 0.41, 0.41]
+    lru, _ = whiskered(figure.axes[0])
+    assert lru.ends == [pytest.approx([0.3, 0.32])] * 2
+    assert _ratios(figure) == [pytest.approx([1.1, 0.9])]
+    assert "Mean of the seeds, whiskers from the least to the largest." in caption(figure)
+
+
+def test_interval_of_a_ratio_is_over_whole_batches(root: Path, tmp_path: Path) -> None:
+    def made(spec: CellSpec) -> list[RequestRecord]:
+        """Make all requests of a batch of 8 alike, and batches not."""
+        factors = np.repeat(np.random.default_rng(1).uniform(0.5, 1.5, _COUNT // 8), 8)
+        ttfts = 100 * (factors if spec.policy == "arc" else np.ones(_COUNT))
+        return [record(i, 500 * i, ttft) for i, ttft in enumerate(ttfts)]
+
+    figure = batchhttp.draw(measured(root, tmp_path, made, _GRID), _ENTRY)
+    (arc,) = whiskered(figure.axes[1])
+    # By hand: means of 8 batches, drawn with replacement.
+    assert np.bincount(blocks(_COUNT, 8)).tolist() == [8] * 8
+    rng = np.random.default_rng(1)
+    batches = rng.uniform(0.5, 1.5, 8)
+    expected = np.percentile(rng.choice(batches, (20_000, 8)).mean(1), [2.5, 97.5])
+    width = expected[1] - expected[0]
+    assert arc.ends[1] == pytest.approx(list(expected), abs=0.08 * width)
+
+
+def test_unpatched_vllm_is_the_noise(root: Path, tmp_path: Path) -> None:
+    def made(spec: CellSpec) -> list[RequestRecord]:
+        rows = _made(spec)
+        if spec.engine == "vllm":
+            return rows
+        return [
+            record(row.request, 500 * i, 1.02 * (row.ttft_ms or 0)) for i, row in enumerate(rows)
+        ]
+
+    stock = experiment(
+        engine="vllm-stock", policies=["lru"], cache_tokens=[200_000], loads=_LOADS[:1]
+    )
+    figure = batchhttp.draw(measured(root, tmp_path, made, _GRID, stock), _ENTRY)
+    arc, noise = _ratios(figure)
+    assert arc == pytest.approx([1.1, 0.9])
+    # Of batch size 8 only.
+    assert math.isnan(noise[0])
+    assert noise[1] == pytest.approx(1.02)
+    assert legend(figure.axes[1].get_legend()) == ["ARC", "paper, ARC", "LRU, unpatched (noise)"]
+    assert len(bars(figure.axes[0])) == 4
+
+
+def test_ratios_are_of_the_seeds_that_both_have(root: Path, tmp_path: Path) -> None:
+    def made(spec: CellSpec) -> list[RequestRecord]:
+        rows = _made(spec)
+        broken = record(_COUNT, 500 * _COUNT, 9e4, **_FAILED)
+        return [*rows, broken] if (spec.policy, spec.seed) == ("lru", 43) else rows
+
+    drawn_from = measured(root, tmp_path, made, _GRID | {"seeds": [42, 43]})
+    figure = batchhttp.draw(drawn_from, _ENTRY)
+    assert bars(figure.axes[0]) == [0.3, 0.3, 0.4, 0.4]
+    assert "seed 42." in caption(figure)
+    assert "2 invalid cells not drawn." in caption(figure)
+
+
+def test_failed_requests_are_in_no_ratio(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validity, "MAX_ERROR_RATE", 0.5)
+
+    def made(spec: CellSpec) -> list[RequestRecord]:
+        """Have another request fail under each policy, long after its first token."""
+        rows = _made(spec)
+        rows[3 if spec.policy == "arc" else 5] = record(
+            3 if spec.policy == "arc" else 5, 0, 1e6, **_FAILED
+        )
+        return rows
+
+    figure = batchhttp.draw(measured(root, tmp_path, made, _GRID), _ENTRY)
+    assert _ratios(figure) == [pytest.approx([1.1, 0.9])]
+
+
+def test_another_cache_than_the_papers_is_said(root: Path, tmp_path: Path) -> None:
+    drawn_from = measured(root, tmp_path, _made, _GRID | {"cache_tokens": [100_000, 50_000]})
+    said = caption(batchhttp.draw(drawn_from, _ENTRY))
+    assert "cache of 4,992 tokens (50k at the paper's scale), where the paper has 200k;" in said
+    both = measured(root, tmp_path / "both", _made, _GRID | {"cache_tokens": [50_000, 200_000]})
+    assert "cache of 20,000 tokens" in caption(batchhttp.draw(both, _ENTRY))
+
+
+def test_one_policy_and_one_batch_size_are_drawn(root: Path, tmp_path: Path) -> None:
+    drawn_from = measured(
+        root, tmp_path, _made, _GRID | {"policies": ["lru"], "loads": _LOADS[:1]}, base="smoke"
+    )
+    figure = batchhttp.draw(drawn_from, _ENTRY)
+    assert bars(figure.axes[0]) == [0.3]
+    assert not _ratios(figure)
+
+
+def test_not_run_is_a_figure_that_says_why(root: Path, tmp_path: Path) -> None:
+    figure = batchhttp.draw(measured(root, tmp_path, lambda _: "no network", _GRID), _ENTRY)
+    assert "not run: no network" in text(figure)
+
+
+def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
+    drawn_from = measured(root, tmp_path, lambda _: [record(0, 0, 20, **_FAILED)], _GRID)
+    with pytest.raises(HarnessError, match=r"Figure 6, measured: .*no valid cell of docqa"):
+        batchhttp.draw(drawn_from, _ENTRY)
