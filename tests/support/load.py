@@ -25,6 +25,13 @@ class Stand(Server):
         super().__init__(server.url, server._process)
         self.mock = server
 
+    @property
+    def version(self) -> str:
+        return "mock"
+
+    def warm_up(self, prompts: list[list[int]]) -> None:
+        """Do nothing, since it would not forget them."""
+
 
 @contextmanager
 def stand(behaviour: Behaviour, folder: Path) -> Iterator[Stand]:

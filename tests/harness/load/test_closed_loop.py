@@ -327,7 +327,7 @@ def test_by_hand_with_the_web_page(tmp_path: Path) -> None:
                     said = json.loads(fetch("/swarm", b"user_count=2&spawn_rate=2"))
                     assert said["success"]
                     # At first the page may still say so of the run before.
-                    wait_for(lambda: len(server.mock.truth()) >= expected, 20)
+                    wait_for(lambda n=expected: len(server.mock.truth()) >= n, 20)  # type: ignore
                     wait_for(lambda: stats()["state"] == "stopped", 20)
                     assert len(server.mock.truth()) == expected
                     found = {
