@@ -19,10 +19,12 @@ from harness.bench import eviction, replay, results
 from harness.cell import CellSpec
 from harness.config import Config
 from harness.errors import HarnessError
+from harness.load import closed_loop
 from workloads import datasets
 from workloads import file as workload_file
 from workloads.datasets import DatasetMissing
 from workloads.file import BlockWorkload, Workload, WorkloadError
+from workloads.tokens import token_ids
 
 _BENCHMARKS = {"eviction": eviction.run, "replay": replay.run}
 
@@ -83,6 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     workload.add_argument("--model", required=True, help="folder or hub id; its tokenizer counts")
     workload.add_argument("--output", type=Path, required=True)
     workload.set_defaults(run=_workload)
+
+    prompts = commands.add_parser(
+        "prompts", help="write a workload's prompts for Locust by hand (harness/load/README.md)"
+    )
+    prompts.add_argument("workload", type=Path, help="workload file")
+    prompts.add_argument("--model", required=True, help="folder or hub id; its tokenizer is used")
+    prompts.add_argument("--output", type=Path, required=True, help="JSON lines file to write")
+    prompts.set_defaults(run=_prompts)
 
     cell = commands.add_parser("cell", help="measure one cell")
     cell.add_argument("config", type=Path)
@@ -176,6 +186,22 @@ def _workload(arguments: argparse.Namespace) -> None:
     for note in made.header.notes:
         print(f"{arguments.name}: {note}", file=sys.stderr)
     workload_file.write(arguments.output, made)
+
+
+def _prompts(arguments: argparse.Namespace) -> None:
+    workload = workload_file.read(arguments.workload)
+    if not workload.requests:
+        raise HarnessError(
+            f"{arguments.workload} has no requests to send: {workload.header.missing or 'empty'}"
+        )
+    tokenizer = models.load_tokenizer(arguments.model)
+    prompts = token_ids(workload, tokenizer, tokenizer.vocab_size)
+    closed_loop.write_prompts(arguments.output, workload, prompts)
+    most = workload_file.longest(workload.requests)
+    print(
+        f"{arguments.output}: {len(prompts)} requests; the longest needs a server with "
+        f"--max-model-len {most.prompt_tokens + most.output_tokens}"
+    )
 
 
 def _cell(arguments: argparse.Namespace) -> None:

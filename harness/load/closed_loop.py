@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def drive(
 
 
 def write_prompts(path: Path, workload: Workload, prompts: Sequence[Sequence[int]]) -> None:
-    """Write what Locust's users send, a JSON line a request.
+    """Write what Locust's users send, a JSON line a request; whole or not at all.
 
     Args:
         path: The file.
@@ -95,10 +96,13 @@ def write_prompts(path: Path, workload: Workload, prompts: Sequence[Sequence[int
         prompts: The token ids of each request's prompt.
 
     """
-    with path.open("w") as file:
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w") as file:
         for request, prompt in zip(workload.requests, prompts, strict=True):
             line = request.model_dump(include={"request", "session", "turn", "output_tokens"})
             file.write(json.dumps(line | {"prompt": list(prompt)}) + "\n")
+    os.replace(partial, path)
 
 
 def _collect(

@@ -1,14 +1,16 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.tokenizer import WordTokenizer
 
 from harness import cli
 
 
 def test_check_lists_cells(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", str(root / "config" / "smoke.yaml")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 37
+    assert len(capsys.readouterr().out.splitlines()) == 43
 
 
 def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +85,98 @@ def test_cell_is_refused_before_an_engine_starts(
     assert "takes no --engine-tree" in capsys.readouterr().err
 
 
+def _text(path: Path, prompt_tokens: int = 3) -> None:
+    from workloads import file
+    from workloads.file import Header, TextRequest, TextWorkload
+
+    requests = tuple(
+        TextRequest(
+            request=i,
+            session=i % 2,
+            turn=i // 2,
+            prompt_tokens=prompt_tokens,
+            output_tokens=i + 1,
+            parts=("a", "b"),
+        )
+        for i in range(3)
+    )
+    header = Header(content="text", name="w", seed=1, texts=2, requests=3, params={})
+    file.write(path, TextWorkload(header, requests, {"a": "one two", "b": " three"}))
+
+
+def _prompts(folder: Path, model: str = "m") -> list[str]:
+    output = ["--output", str(folder / "new" / "p.jsonl")]
+    return ["prompts", str(folder / "w.jsonl"), "--model", model, *output]
+
+
+@pytest.fixture
+def word_model(monkeypatch: pytest.MonkeyPatch, word_tokenizer: WordTokenizer) -> None:
+    monkeypatch.setattr(word_tokenizer, "vocab_size", 50, raising=False)
+    monkeypatch.setattr(cli.models, "load_tokenizer", lambda _: word_tokenizer)
+
+
+def test_prompts_are_what_users_send(
+    tmp_path: Path,
+    word_model: None,
+    word_tokenizer: WordTokenizer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _text(tmp_path / "w.jsonl")
+    assert cli.main(_prompts(tmp_path)) == 0
+    assert (
+        "3 requests; the longest needs a server with --max-model-len 6" in capsys.readouterr().out
+    )
+    (written,) = (tmp_path / "new").iterdir()
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
+    prompt = word_tokenizer.encode("one two") + word_tokenizer.encode(" three")
+    assert lines == [
+        {
+            "request": i,
+            "session": i % 2,
+            "turn": i // 2,
+            "output_tokens": i + 1,
+            "prompt": prompt,
+        }
+        for i in range(3)
+    ]
+
+
+def test_prompts_of_blocks_are_made_up(tmp_path: Path, word_model: None) -> None:
+    _blocks(tmp_path / "w.jsonl")
+    assert cli.main(_prompts(tmp_path)) == 0
+    (line,) = (tmp_path / "new" / "p.jsonl").read_text().splitlines()
+    prompt = json.loads(line)["prompt"]
+    assert len(prompt) == 40
+    assert max(prompt) < 50
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "w.jsonl: no such workload file"),
+        (
+            lambda path: _blocks(path, requests=0, missing="no network: get it from x"),
+            "w.jsonl has no requests to send: no network: get it from x",
+        ),
+        (lambda path: _text(path, prompt_tokens=7), "it was made with another tokenizer"),
+    ],
+)
+def test_prompts_that_cannot_be_made_are_one_line(
+    tmp_path: Path,
+    word_model: None,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], None],
+    message: str,
+) -> None:
+    make(tmp_path / "w.jsonl")
+    assert cli.main(_prompts(tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
 def _blocks(path: Path, **header: object) -> None:
     from workloads import file
     from workloads.file import BlockRequest, BlockWorkload, Header
@@ -132,7 +226,14 @@ def test_bounds_and_policies_are_tables(root: Path, tmp_path: Path) -> None:
     cell = tmp_path / "cell"
     cell.mkdir()
     summary = {"tier": "replay", "workload": "docqa-quality", "scale": 1, "batch_size": 1}
-    summary |= {"policy": "lru", "cache_tokens": 20000, "seed": 43, "hit_rate": 0.0, "valid": True}
+    summary |= {
+        "mode": "batch",
+        "policy": "lru",
+        "cache_tokens": 20000,
+        "seed": 43,
+        "hit_rate": 0.0,
+        "valid": True,
+    }
     (cell / "summary.json").write_text(json.dumps(summary))
     assert cli.main(["table", str(cell), "--output", str(tmp_path / "c.csv")]) == 0
     policies = ["policies", str(tmp_path / "c.csv"), str(tmp_path / "b.csv")]
