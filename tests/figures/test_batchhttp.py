@@ -78,24 +78,28 @@ def test_bars_are_means_of_the_seeds_with_their_spread(root: Path, tmp_path: Pat
     assert bars(figure.axes[0]) == [0.31, 0.31, 0.41, 0.41]
     lru, _ = whiskered(figure.axes[0])
     assert lru.ends == [pytest.approx([0.3, 0.32])] * 2
-    assert _ratios(figure) == [pytest.approx([1.1, 0.9])]
+    (arc,) = whiskered(figure.axes[1])
+    assert arc.y == pytest.approx([1.1, 0.9])
+    # Requests are paired with those of the same seed: each takes exactly so much longer.
+    assert arc.ends == [pytest.approx([1.1, 1.1]), pytest.approx([0.9, 0.9])]
     assert "Mean of the seeds, whiskers from the least to the largest." in caption(figure)
 
 
 def test_interval_of_a_ratio_is_over_whole_batches(root: Path, tmp_path: Path) -> None:
     def made(spec: CellSpec) -> list[RequestRecord]:
         """Make all requests of a batch of 8 alike, and batches not."""
-        factors = np.repeat(np.random.default_rng(1).uniform(0.5, 1.5, _COUNT // 8), 8)
-        ttfts = 100 * (factors if spec.policy == "arc" else np.ones(_COUNT))
+        ttfts = np.full(96, 100.0)
+        if spec.policy == "arc":
+            ttfts *= np.repeat(np.random.default_rng(1).uniform(0.5, 1.5, 12), 8)
         return [record(i, 500 * i, ttft) for i, ttft in enumerate(ttfts)]
 
     figure = batchhttp.draw(measured(root, tmp_path, made, _GRID), _ENTRY)
     (arc,) = whiskered(figure.axes[1])
-    # By hand: means of 8 batches, drawn with replacement.
-    assert np.bincount(blocks(_COUNT, 8)).tolist() == [8] * 8
+    # By hand: means of 12 batches, drawn with replacement. Blocks of any requests would be of 10.
+    assert np.bincount(blocks(96)).tolist() == [10] * 8 + [16]
     rng = np.random.default_rng(1)
-    batches = rng.uniform(0.5, 1.5, 8)
-    expected = np.percentile(rng.choice(batches, (20_000, 8)).mean(1), [2.5, 97.5])
+    batches = rng.uniform(0.5, 1.5, 12)
+    expected = np.percentile(rng.choice(batches, (20_000, 12)).mean(1), [2.5, 97.5])
     width = expected[1] - expected[0]
     assert arc.ends[1] == pytest.approx(list(expected), abs=0.08 * width)
 

@@ -21,7 +21,7 @@ _FAILED = {"status": "truncated", "error": "cut off"}
 
 def _made(spec: CellSpec) -> list[RequestRecord]:
     if spec.load.mode == "closed-loop":
-        return [record(i, 100 * i, 20, session=i // 2, turn=i % 2) for i in range(4)]
+        return [record(i, 100 * i, 20, session=i % 2, turn=i // 2) for i in range(4)]
     return [due(i, 100 * i, 20) for i in range(4)]
 
 
@@ -197,10 +197,10 @@ def test_clusters_are_conversations_or_blocks_of_one_seed(root: Path, tmp_path: 
         experiment(loads=[open_loop(6)], **seeds),
         experiment(**CHAT, **seeds),
     )
-    for panel in online.select(drawn_from, _ENTRY).panels:
-        requests = panel.requests(drawn_from, "arc")
-        # Two conversations of two turns, or two blocks of two requests, of each seed.
-        assert list(requests["cluster"]) == [0, 0, 1, 1, 2, 2, 3, 3]
+    docqa, chat = online.select(drawn_from, _ENTRY).panels
+    # Of each seed two blocks of two requests, or two conversations of two turns.
+    assert list(docqa.requests(drawn_from, "arc")["cluster"]) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert list(chat.requests(drawn_from, "arc")["cluster"]) == [0, 1, 0, 1, 2, 3, 2, 3]
 
 
 def test_since_when_ttft_counts() -> None:

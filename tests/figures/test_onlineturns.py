@@ -22,7 +22,7 @@ def _made(spec: CellSpec) -> list[RequestRecord]:
         for turn in range(5 if session < 4 else 3):
             hit = cached if turn else 0
             changes = {"session": session, "turn": turn, "window": None, "cached_tokens": hit}
-            ttft_ms = 200 + 10 * turn + session - hit
+            ttft_ms = 200 + 10 * turn + session**2 - hit
             rows.append(record(len(rows), 100 * len(rows), ttft_ms, **changes))
     return rows
 
@@ -59,8 +59,8 @@ def test_median_ttft_and_hit_rate_by_turn(root: Path, tmp_path: Path) -> None:
         "2+\nn=22",
     ]
     lru, arc = (points.y for points in whiskered(ttft))
-    # The middle of sessions 0 to 13 is 6.5.
-    assert lru[:2] == [206.5, 156.5]
+    # Between the squares of 6 and 7; their mean would be 58.5.
+    assert lru[:2] == [242.5, 192.5]
     # A policy that loses is seen to.
     assert [slow - fast for slow, fast in zip(arc, lru, strict=True)] == [0, 30, 30]
     for policy, rate in (("lru", 0.6), ("arc", 0.3)):
