@@ -1,7 +1,9 @@
 import asyncio
+import re
 import socket
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,8 +11,18 @@ from support.load import bodies, by_request, in_order, one_by_one, stand, with_c
 from support.scripted import CASES, scripted
 
 from harness.bench.mock import Behaviour
-from harness.load.client import Client, Outcome, connect, sleep_until
-from harness.load.stream import Usage
+from harness.engines.server import READY_SECONDS
+from harness.load.client import (
+    CONNECT_SECONDS,
+    SILENCE_SECONDS,
+    Client,
+    Outcome,
+    connect,
+    sleep_until,
+)
+from harness.load.spec import Batch, BatchHTTP, ClosedLoop, OpenLoop
+from harness.load.stream import Status, Usage
+from harness.measure import validity
 
 
 def _free_port() -> int:
@@ -206,3 +218,23 @@ def test_sleep_never_wakes_early() -> None:
             assert time.monotonic_ns() >= due_ns
 
     asyncio.run(run())
+
+
+def test_readme_has_every_status_key_option_and_limit(root: Path) -> None:
+    folder = root / "harness" / "load"
+    readme = (folder / "README.md").read_text()
+    loads = (Batch, BatchHTTP, OpenLoop, ClosedLoop)
+    keys = {f"{key}: " for load in loads for key in load.model_fields}
+    locustfile = (folder / "locustfile.py").read_text()
+    options = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', locustfile)
+    assert len(options) == 7
+    limits = [
+        f"{SILENCE_SECONDS:g} s",
+        f"{CONNECT_SECONDS:g} s",
+        f"after {READY_SECONDS:g} s",
+        f"{validity.MAX_DISPATCH_P99_MS:g} ms",
+        f"{validity.MAX_CLIENT_CORES:g} of a core",
+    ]
+    statuses = [f"`{status}`" for status in get_args(Status)]
+    missing = [word for word in (*statuses, *keys, *options, *limits) if word not in readme]
+    assert missing == []
