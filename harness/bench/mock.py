@@ -183,6 +183,11 @@ class Mock:
     _process: "subprocess.Popen[bytes]"
     _file: Path
 
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """Its process, which is not to be waited for while the context is open."""
+        return self._process
+
     def truth(self) -> list[Truth]:
         """Return what was done about each request that ended, in order of their ends."""
         if self._process.poll() is None:
