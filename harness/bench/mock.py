@@ -13,9 +13,7 @@ Run as ``python -m harness.bench.mock BEHAVIOUR_JSON --truth FILE``; from Python
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import gc
-import heapq
 import json
 import math
 import os
@@ -49,6 +47,7 @@ from pydantic import (
 )
 
 from harness.errors import HarnessError
+from harness.load.alarm import Alarm
 
 MODEL = "mock"
 DIED = 3
@@ -310,50 +309,6 @@ class _Counters:
         return counter.labels(model_name=MODEL, engine="0")
 
 
-class _Alarm:
-    """Waits to the kernel's accuracy; the event loop's own timers are a ms early or late."""
-
-    def __init__(self) -> None:
-        # Python has these calls from version 3.13.
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        flags = os.O_NONBLOCK | os.O_CLOEXEC
-        self._fd: int = self._libc.timerfd_create(time.CLOCK_MONOTONIC, flags)
-        if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._fd, self._ring)
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._count = 0
-
-    async def until(self, due_ns: int) -> None:
-        """Return when a time of ``time.monotonic_ns`` has come, and others had their turn."""
-        if due_ns <= time.monotonic_ns():
-            await asyncio.sleep(0)
-            return
-        self._count += 1
-        mine = (due_ns, self._count, self._loop.create_future())
-        heapq.heappush(self._waiting, mine)
-        if self._waiting[0] is mine:
-            self._set()
-        await mine[2]
-
-    def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._fd, 8)
-        now = time.monotonic_ns()
-        while self._waiting and self._waiting[0][0] <= now:
-            future = heapq.heappop(self._waiting)[2]
-            if not future.done():
-                future.set_result(None)
-        if self._waiting:
-            self._set()
-
-    def _set(self) -> None:
-        absolute = 1
-        spec = struct.pack("4l", 0, 0, *divmod(self._waiting[0][0], 10**9))
-        self._libc.timerfd_settime(self._fd, absolute, spec, None)
-
-
 @dataclass(frozen=True)
 class _Plan:
     """An answer as it was drawn: its tokens, and how long each takes, in ns."""
@@ -443,7 +398,7 @@ class _Server:
     behaviour: Behaviour
     # Unbuffered: a write takes a few µs, and nothing has to be flushed before the process ends.
     file: BinaryIO
-    alarm: _Alarm = field(default_factory=_Alarm)
+    alarm: Alarm = field(default_factory=Alarm)
     started_ns: int = field(default_factory=time.monotonic_ns)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,5 @@
 """The aiohttp client: one streamed completion at a time, and what became of it."""
 
-import asyncio
 import contextlib
 import json
 import time
@@ -131,9 +130,3 @@ async def connect(url: str, silence_seconds: float = SILENCE_SECONDS) -> AsyncIt
         trust_env=False,
     ) as session:
         yield Client(session)
-
-
-async def sleep_until(due_ns: int) -> None:
-    """Sleep until a time on the monotonic clock; never wakes early."""
-    while (left := due_ns - time.monotonic_ns()) > 0:
-        await asyncio.sleep(left / 1e9)

@@ -8,7 +8,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from harness.load.client import Client, Outcome, sleep_until
+from harness.load.alarm import Alarm
+from harness.load.client import Client, Outcome
 
 # Before the first request is due.
 _LEAD_NS = 200_000_000
@@ -51,13 +52,17 @@ async def drive(
 
     async with asyncio.TaskGroup() as tasks:
         sending = []
-        for request, (content, offset_ns) in enumerate(zip(bodies, offsets_ns, strict=True)):
-            await sleep_until(start_ns + int(offset_ns))
-            if num_open < max_streams:
-                num_open += 1
-                sending.append(tasks.create_task(send(request, content)))
-            else:
-                sending.append(tasks.create_task(drop()))
+        with Alarm() as alarm:
+            for request, (content, offset_ns) in enumerate(zip(bodies, offsets_ns, strict=True)):
+                due_ns = start_ns + int(offset_ns)
+                # What is late is sent at once, with all else that is.
+                if time.monotonic_ns() < due_ns:
+                    await alarm.until(due_ns)
+                if num_open < max_streams:
+                    num_open += 1
+                    sending.append(tasks.create_task(send(request, content)))
+                else:
+                    sending.append(tasks.create_task(drop()))
     return [
         (start_ns + int(offset_ns), task.result())
         for offset_ns, task in zip(offsets_ns, sending, strict=True)

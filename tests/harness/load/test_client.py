@@ -18,7 +18,6 @@ from harness.load.client import (
     Client,
     Outcome,
     connect,
-    sleep_until,
 )
 from harness.load.spec import Batch, BatchHTTP, ClosedLoop, OpenLoop
 from harness.load.stream import Status, Usage
@@ -208,16 +207,6 @@ def test_connections_are_used_again_but_not_when_they_may_be_closing() -> None:
 
         assert asyncio.run(run()) == ["ok"] * 4
     assert server.connections == 2
-
-
-def test_sleep_never_wakes_early() -> None:
-    async def run() -> None:
-        for milliseconds in (0.0, 0.1, 1.0, 7.3):
-            due_ns = time.monotonic_ns() + int(milliseconds * 1e6)
-            await sleep_until(due_ns)
-            assert time.monotonic_ns() >= due_ns
-
-    asyncio.run(run())
 
 
 def test_readme_has_every_status_key_option_and_limit(root: Path) -> None:
