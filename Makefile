@@ -39,9 +39,10 @@ data: env ## Download the data sets that are not there, and list all (KV_DATA na
 test: env ## Run the tests
 	$(IN_ENV) python -m pytest
 
-bench: env ## Measure what policies and replay cost (about 12 minutes; nothing else should run)
+bench: env ## Measure what policies and replay cost, and how far clients err (about 20 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json
 	$(IN_ENV) harness bench replay --build build/bench --output results/bench/replay.json
+	$(IN_ENV) harness bench client --build build/bench --output results/bench/client.json
 
 # Three runs of five to six minutes each on one core; the first time, 45 MB from PyPI before that.
 test-upstream: env ## Run vLLM's own tests on the stock and on the patched engine (about 16 minutes)

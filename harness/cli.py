@@ -26,7 +26,15 @@ from workloads.datasets import DatasetMissing
 from workloads.file import BlockWorkload, Workload, WorkloadError
 from workloads.tokens import token_ids
 
-_BENCHMARKS = {"eviction": eviction.run, "replay": replay.run}
+
+def _bench_client(build: Path, output: Path) -> list[results.Result]:
+    # Loads a web server, which the other commands can do without.
+    from harness.bench import client
+
+    return client.run(build, output)
+
+
+_BENCHMARKS = {"client": _bench_client, "eviction": eviction.run, "replay": replay.run}
 
 
 def main(argv: list[str] | None = None) -> int:
