@@ -28,7 +28,7 @@ def _drive(
 
 def test_together_and_the_next_when_all_have_finished(tmp_path: Path) -> None:
     # The slowest of a batch takes some times as long as the fastest.
-    behaviour = Behaviour(ttft_ms=400, ttft_sigma=0.4, itl_ms=20, seed=2)
+    behaviour = Behaviour(ttft_ms=250, ttft_sigma=0.4, itl_ms=20, seed=2)
     with stand(behaviour, tmp_path) as server:
         sent, truth = _drive(server, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])
     assert [outcome.status for _, outcome in sent] == ["ok"] * 10

