@@ -1,5 +1,6 @@
 """Puts the patched engine first on the path: `import vllm` in a test means the patched one."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ _TREE = ROOT / "build" / "tests" / "vllm"
 def pytest_sessionstart(session: pytest.Session) -> None:
     patching.ensure(patching.read_series(SERIES), _TREE)
     sys.path.insert(0, str(_TREE))
+    # In a background job it is ignored, and would be by all that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -126,8 +126,6 @@ def test_interrupted_run_goes_on_where_it_was(copy: Path) -> None:
     (copy / "config/smoke.yaml").write_text(yaml.safe_dump(content))
     arguments = ["figures", "--configfile", "config/smoke.yaml"]
     cells = copy / "results" / "smoke" / "cells"
-    # Where it is ignored, as it is in background jobs, what is started here would ignore it, too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     for end in (signal.SIGKILL, signal.SIGINT):
         run = subprocess.Popen(
