@@ -63,8 +63,8 @@ format: env ## Put the code into style
 lock: ## Resolve env/*.in anew into the locks (UPGRADE=1: to the newest versions)
 	@$(NEEDS_PYTHON)$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(COMPILE) env/cpu.in --excludes env/exclude.txt --output-file env/cpu.lock
-	$(COMPILE) env/cuda.in --output-file env/cuda.lock
+	$(COMPILE) env/cpu.in --overrides env/override.txt --excludes env/exclude.txt --output-file env/cpu.lock
+	$(COMPILE) env/cuda.in --overrides env/override.txt --output-file env/cuda.lock
 	$(COMPILE) env/guidellm.in --excludes env/exclude.txt --output-file env/guidellm.lock
 	$(COMPILE) env/aiperf.in --output-file env/aiperf.lock
 
