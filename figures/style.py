@@ -2,7 +2,8 @@
 
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from harness.analysis.stats import Interval
+from harness.errors import HarnessError
 
 # From seaborn's colour-blind palette; the markers tell the policies apart in grey, too.
 _PALETTE = sns.color_palette("colorblind")
@@ -37,6 +40,8 @@ HIT_RATE = "hit rate\n(cached / queried prompt tokens)"
 _GROUP_WIDTH = 0.8
 
 _DPI = 200
+# Of a PNG's metadata.
+_CAPTION = "Description"
 # At the size of a figure's face.
 _CHARACTERS_AN_INCH = 15
 
@@ -52,8 +57,21 @@ def use() -> None:
 def face(figure: Figure, *sentences: str) -> None:
     """Say on the figure what it shows: tier, workload, size, seeds, what is missing."""
     width = int(_CHARACTERS_AN_INCH * figure.get_figwidth())
-    lines = [line for said in sentences if said for line in textwrap.wrap(said, width)]
-    figure.suptitle("\n".join(lines), fontsize="small", x=0.01, ha="left")
+    figure.suptitle(_wrapped(sentences, width), fontsize="small", x=0.01, ha="left")
+
+
+def caption(figure: Figure) -> str:
+    """Return what a figure says of itself, on one line."""
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def _wrapped(sentences: Iterable[str], width: int) -> str:
+    # Between words only, so that ``caption`` can undo it.
+    lines = (
+        textwrap.wrap(said, width, break_long_words=False, break_on_hyphens=False)
+        for said in sentences
+    )
+    return "\n".join(chain.from_iterable(lines))
 
 
 def ours(policy: str) -> Line2D:
@@ -167,16 +185,37 @@ def not_run(title: str, reason: str) -> Figure:
     use()
     figure = plt.figure(figsize=(10, 2.4))
     figure.text(0.02, 0.9, title, weight="bold", va="top")
-    lines = textwrap.wrap(reason, 120, break_long_words=False, break_on_hyphens=False)
-    figure.text(0.02, 0.74, "\n".join(lines), va="top")
+    figure.suptitle(_wrapped([reason], 120), fontsize="medium", x=0.02, y=0.74, ha="left")
     return figure
 
 
 def save(figure: Figure, png: Path, pdf: Path) -> None:
-    """Write a figure as PNG and PDF, each under a temporary name, renamed when whole."""
-    for path, options in ((png, {"dpi": _DPI}), (pdf, {"metadata": {"CreationDate": None}})):
+    """Write a figure as PNG and PDF, each under a temporary name, renamed when whole.
+
+    The PNG's description is the figure's caption; ``saved_caption`` returns it.
+    """
+    for path, options in (
+        (png, {"dpi": _DPI, "metadata": {_CAPTION: caption(figure)}}),
+        (pdf, {"metadata": {"CreationDate": None}}),
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".partial-{path.name}")
         figure.savefig(partial, bbox_inches="tight", **options)
         os.replace(partial, path)
     plt.close(figure)
+
+
+def saved_caption(png: Path) -> str:
+    """Return the caption of a figure that ``save`` wrote.
+
+    Raises:
+        HarnessError: if there is no such figure.
+
+    """
+    try:
+        with Image.open(png) as image:
+            return str(image.info[_CAPTION])
+    except OSError as error:
+        raise HarnessError(f"{png}: no figure: {error.strerror or 'not a PNG'}; draw it") from None
+    except KeyError:
+        raise HarnessError(f"{png}: has no caption in it; draw it anew") from None

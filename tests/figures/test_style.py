@@ -1,4 +1,7 @@
+from pathlib import Path
 from typing import get_args
+
+import matplotlib.pyplot as plt
 
 from figures import style
 from harness.cell import Policy
@@ -8,3 +11,18 @@ def test_every_policy_has_a_look_of_its_own() -> None:
     policies = set(get_args(Policy))
     assert policies == set(style.COLORS) == set(style.MARKERS) == set(style.LABELS)
     assert len(set(style.COLORS.values())) == len(set(style.MARKERS.values())) == len(policies)
+
+
+def test_caption_is_in_the_png_word_for_word(tmp_path: Path) -> None:
+    png, pdf = tmp_path / "a.png", tmp_path / "a.pdf"
+    said = ["A well-known caption " * 20 + "with doc-QA, 1/10 and ±.", "x" * 300, ""]
+    figure = plt.figure(figsize=(3, 2))
+    style.face(figure, *said)
+    style.save(figure, png, pdf)
+    assert style.saved_caption(png) == " ".join(said[:2])
+
+
+def test_figure_that_says_why_there_is_none_has_that_for_its_caption(tmp_path: Path) -> None:
+    reason = "not run: " + "no data-set " * 30 + "https://example.org/a-b"
+    style.save(style.not_run("Figure 9", reason), tmp_path / "a.png", tmp_path / "a.pdf")
+    assert style.saved_caption(tmp_path / "a.png") == reason

@@ -1,0 +1,181 @@
+"""The report: claims, figures, cells and policies as one HTML page that needs no other file.
+
+``python -m figures.report CONFIG RESULTS OUT.html``
+"""
+
+import base64
+import json
+import math
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from figures import captions, style
+from figures.catalogue import FIGURES, Entry, names
+from harness.analysis.results import Results, read
+from harness.analysis.tables import ORIGIN
+from harness.errors import HarnessError
+
+_TEMPLATE = "report.html.j2"
+# As much of a hash as tells two apart.
+_HASH_CHARACTERS = 12
+_NONE = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
+
+Claim = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure as the page shows it.
+
+    ``cells`` are rows of ``cells.csv`` with ``x``, ``load`` and ``folder``; ``origin`` has what
+    they come from by the names of ``tables.ORIGIN``.
+    """
+
+    name: str
+    entry: Entry
+    picture: str
+    caption: str
+    cells: Sequence[Mapping[str, Any]]
+    origin: Mapping[str, str]
+
+    @property
+    def invalid(self) -> int:
+        """Number of the cells that are not valid."""
+        return sum(not cell["valid"] for cell in self.cells)
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of the cells, each once."""
+        return list(dict.fromkeys(cell["folder"] for cell in self.cells))
+
+
+def render(config_file: Path, results: Results, claims: Sequence[Claim]) -> str:
+    """Return the page.
+
+    Args:
+        config_file: As the commands on the page are to name it.
+        results: With every figure of the config in ``figures/``.
+        claims: Of ``claims.json``.
+
+    Raises:
+        HarnessError: if a figure is missing, or has no caption in it.
+
+    """
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "signed": _signed}
+    return environment.get_template(_TEMPLATE).render(
+        config=results.config,
+        config_file=shlex.quote(str(config_file)),
+        claims=claims,
+        figures=[_shown(results, name) for name in names(results.config)],
+        cells=results.cells,
+        origin=_origin(results.cells),
+        policies={
+            workload: rows.to_dict("records")
+            for workload, rows in results.policies.groupby("workload", sort=False)
+        },
+    )
+
+
+def _shown(results: Results, name: str) -> Shown:
+    entry = FIGURES[name]
+    png = results.folder / "figures" / f"{name}.png"
+    caption = style.saved_caption(png).removeprefix(f"{entry.title}. ")
+    cells = pd.concat(
+        results.of(entry.tier, workload, mode)
+        for workload in entry.workloads
+        for mode in entry.modes
+    )
+    cells = cells.astype(object).where(cells.notna(), None)
+    return Shown(
+        name,
+        entry,
+        base64.b64encode(png.read_bytes()).decode(),
+        caption,
+        [
+            {
+                **cell,
+                "load": captions.load(results.load(str(cell["cell"]))),
+                "folder": f"replay-{cell['workload']}-s{cell['seed']}"
+                if cell["tier"] == "replay"
+                else cell["cell"],
+            }
+            for _, cell in cells.iterrows()
+        ],
+        _origin(cells),
+    )
+
+
+def _origin(cells: pd.DataFrame) -> dict[str, str]:
+    """Return what cells come from, all that differ; without what none of them has."""
+    found = {}
+    for column in ORIGIN:
+        values = sorted(set(cells[column].dropna().astype(str)))
+        if column == "measured_at":
+            values = list(dict.fromkeys([*values[:1], *values[-1:]]))
+        elif column.endswith("sha256"):
+            values = [value[:_HASH_CHARACTERS] for value in values]
+        if values:
+            found[column] = (" to " if column == "measured_at" else "; ").join(values)
+    return found
+
+
+def _number(value: object, form: str) -> str:
+    """Write a number, or that there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return _NONE
+    return format(value, form).replace("-", _MINUS)
+
+
+def _signed(value: float | None) -> str:
+    """Write a difference."""
+    return _number(value, "+.1f")
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """Read ``claims.json``.
+
+    Raises:
+        HarnessError: if it is missing or damaged.
+
+    """
+    try:
+        claims: list[Claim] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{path}: not readable: {error}; `harness claims` writes it") from None
+    return claims
+
+
+def main() -> int:
+    """Write the report named on the command line; return the exit code."""
+    config, folder, output = map(Path, sys.argv[1:])
+    try:
+        claims = read_claims(folder / "claims.json")
+        page = render(config, read(config, folder), claims)
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    partial.write_text(page)
+    os.replace(partial, output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
