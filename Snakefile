@@ -71,8 +71,14 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+# Seconds each, so that on a cluster they are not worth a place in the queue.
 localrules:
     figures,
+    engine_tree,
+    tiny_model,
+    cells_table,
+    policies_table,
+    figure,
 
 
 onstart:
@@ -169,6 +175,11 @@ rule cell:
     threads: workflow.cores
     resources:
         engine=1,
+        # For a cluster's scheduler; one machine heeds none of them. The runtime, in minutes, is
+        # well above what a cell takes.
+        gpu=lambda wildcards: 1 if CELLS[wildcards.cell].tier == "gpu" else None,
+        mem_mb=lambda wildcards: 64000 if CELLS[wildcards.cell].tier == "gpu" else 8000,
+        runtime=lambda wildcards: 120 if CELLS[wildcards.cell].tier == "gpu" else 60,
     params:
         config=CONFIG_FILE,
         model=lambda wildcards, input: input.model or CELLS[wildcards.cell].model,

@@ -4,8 +4,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from figures import results, style
+from figures import style
 from figures.catalogue import FIGURES
+from harness.analysis import results
 from harness.errors import HarnessError
 
 

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 
 from figures import captions, online, style
 from figures.catalogue import Entry
-from figures.results import Results, not_run
 from harness.analysis import paper
+from harness.analysis.results import Results, not_run
 from harness.analysis.stats import Interval, blocks, ratio_interval
 from harness.errors import HarnessError
 

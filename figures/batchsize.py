@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from figures import captions, style
 from figures.catalogue import Entry
-from figures.results import Results
 from harness.analysis import paper
+from harness.analysis.results import Results
 from harness.analysis.stats import Interval, mean_interval
 from harness.errors import HarnessError
 

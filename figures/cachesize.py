@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 
 from figures import captions, style
 from figures.catalogue import Entry
-from figures.results import Results, not_run
 from harness.analysis import costmodel, paper
 from harness.analysis.policies import OPTIMUM
+from harness.analysis.results import Results, not_run
 from harness.analysis.stats import mean_interval
 from harness.errors import HarnessError
 from workloads.docqa import DocQA

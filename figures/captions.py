@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from figures.results import Results
+from harness.analysis.results import Results
 from harness.cell import Tier
 from harness.load.spec import ClosedLoop, Load, OpenLoop
 from workloads.docqa import SYNTHETIC, DocQA

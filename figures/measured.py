@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 
 from figures import captions, style
 from figures.catalogue import Entry
-from figures.results import Results
 from harness.analysis import paper
+from harness.analysis.results import Results
 from harness.cell import Tier
 from harness.errors import HarnessError
 

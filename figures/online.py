@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from figures import captions, style
 from figures.catalogue import Entry
-from figures.results import Results, not_run
+from harness.analysis.results import Results, not_run
 from harness.analysis.stats import blocks
 from harness.errors import HarnessError
 from harness.load.spec import Load, OpenLoop

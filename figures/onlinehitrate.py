@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from figures import online, style
 from figures.catalogue import Entry
 from figures.online import Panel
-from figures.results import Results
+from harness.analysis.results import Results
 
 _WINDOW = 50
 _MARKERS = 8

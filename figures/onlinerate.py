@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from figures import captions, online, style
 from figures.catalogue import Entry
 from figures.online import Panel
-from figures.results import Results
+from harness.analysis.results import Results
 from harness.analysis.stats import cluster_interval
 from harness.errors import HarnessError
 from harness.load.spec import OpenLoop

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from figures import online, style
 from figures.catalogue import Entry
 from figures.online import Panel
-from figures.results import Results
+from harness.analysis.results import Results
 
 # Where markers are, so that lines can be told apart in grey and read off.
 _MARKED = (10, 50, 90, 99)

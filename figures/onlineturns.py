@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from figures import online, style
 from figures.catalogue import Entry
 from figures.online import Panel
-from figures.results import Results
+from harness.analysis.results import Results
 from harness.analysis.stats import cluster_interval
 
 # No group of turns has fewer requests, and there are no more groups.

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.catalogue import Entry
-from figures.results import Results, not_run
 from harness.analysis import paper
+from harness.analysis.results import Results, not_run
 from harness.errors import HarnessError
 from workloads.docqa import DocQA
 

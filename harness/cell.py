@@ -68,6 +68,8 @@ class CellSpec(BaseModel):
     model: str
     dtype: str
     scale: float = 1.0
+    # Of the same cell measured once more, for the noise.
+    repeat: NonNegativeInt = 0
 
     @property
     def cache_tokens(self) -> int:
@@ -79,7 +81,7 @@ class CellSpec(BaseModel):
         """Name of the cell's folder."""
         return (
             f"{self.workload}-{self.load.mode}{self.load.label}-{self.cache_tokens}-s{self.seed}"
-            f"-{self.engine}-{self.policy}"
+            f"-{self.engine}-{self.policy}{f'-again{self.repeat}' if self.repeat else ''}"
         )
 
     @property
@@ -272,6 +274,22 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Return where a cell's numbers come from; nothing if it was not run.
+
+    Raises:
+        HarnessError: if the file is damaged.
+
+    """
+    try:
+        provenance: dict[str, Any] = json.loads((folder / PROVENANCE).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{folder / PROVENANCE}: not readable: {error}") from None
+    return provenance
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -76,6 +76,11 @@ class Experiment(_Section):
     ]
     loads: Annotated[tuple[Load, ...], Field(min_length=1)] = (Batch(batch_size=1),)
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (42,)
+    repeats: PositiveInt = Field(
+        1,
+        description="how often each cell is measured; what the times of equal cells differ by is "
+        "noise (A/A)",
+    )
 
     @property
     def engine_name(self) -> EngineName:
@@ -92,6 +97,8 @@ class Experiment(_Section):
             raise ValueError(f"engine {self.engine_name} does not run in tier {self.tier}")
         if self.tier == "replay" and any(load.mode != "batch" for load in self.loads):
             raise ValueError("tier replay has no clock and no server: its only mode is batch")
+        if self.tier == "replay" and self.repeats > 1:
+            raise ValueError("tier replay has no clock, so nothing differs in repeats")
         return self
 
 
@@ -168,15 +175,17 @@ class Config(_Section):
                 model=settings.model,
                 dtype=settings.dtype,
                 scale=scale,
+                repeat=repeat,
             )
             for experiment in self.experiments.values()
             for settings in (self.tiers[experiment.tier],)
             for scale in (self.scale(experiment.tier, experiment.workload),)
-            for cache_tokens, seed, load, policy in product(
+            for cache_tokens, seed, load, policy, repeat in product(
                 experiment.cache_tokens,
                 experiment.seeds,
                 experiment.loads,
                 experiment.policies,
+                range(experiment.repeats),
             )
         )
         named: dict[str, CellSpec] = {}

@@ -6,6 +6,7 @@ file would stay.
 
 import fcntl
 import os
+import platform
 import select
 import signal
 import threading
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 
-_RUN_PID = "HARNESS_RUN_PID"
+# The run's host and process: on a cluster its jobs may be elsewhere, where that number is another's.
+_RUN = "HARNESS_RUN"
 # Open for as long as this process lives.
 _held: list[int] = []
 
@@ -39,17 +41,19 @@ def acquire(results: str) -> None:
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     _held.append(lock)
-    os.environ[_RUN_PID] = str(os.getpid())
+    os.environ[_RUN] = f"{platform.node()}:{os.getpid()}"
 
 
 def end_with_run() -> None:
     """Have this process end, as if by SIGTERM, when the run that it is a job of does; else nothing.
 
+    A run on another host is nothing to watch: there the cluster's scheduler ends the jobs.
+
     Raises:
         HarnessError: if the run has ended already.
 
     """
-    if _RUN_PID not in os.environ or os.environ[_RUN_PID] == str(os.getpid()):
+    if _run() in (None, os.getpid()):
         return
     descriptors = watch()
 
@@ -67,10 +71,15 @@ def watch() -> list[int]:
         HarnessError: if the run has ended already.
 
     """
-    pids = {os.getppid()}
-    if _RUN_PID in os.environ:
-        pids.add(int(os.environ[_RUN_PID]))
+    run = _run()
+    pids = {os.getppid()} if run is None else {os.getppid(), run}
     try:
         return [os.pidfd_open(pid) for pid in pids]
     except ProcessLookupError:
         raise HarnessError("the run that this job belongs to has ended") from None
+
+
+def _run() -> int | None:
+    """Return the process of the run that this is a job of; None if there is none on this host."""
+    host, _, pid = os.environ.get(_RUN, "").rpartition(":")
+    return int(pid) if host == platform.node() else None

@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from harness.analysis import costmodel
-from harness.cell import SUMMARY, read_summary
+from harness.cell import SUMMARY, read_provenance, read_summary
 from harness.errors import HarnessError
 
-# Column -> key in summary.json. Other programs read these by name or by place: only append.
-_COLUMNS = {
+# Column -> key in summary.json.
+_KEYS = {
     "tier": "tier",
     "engine": "engine",
     "policy": "policy",
@@ -34,9 +35,14 @@ _COLUMNS = {
     "invalid_reason": "invalid_reason",
     # The name of the cell's folder: tells cells apart that differ in what has no column.
     "cell": "cell",
+    "repeat": "repeat",
 }
+# Where a cell's numbers come from.
+ORIGIN = ["engine_version", "patches_sha256", "model_sha256", "machine", "measured_at"]
+# Other programs read these by name or by place: only append.
+COLUMNS = [*_KEYS, *ORIGIN]
 # Not a number where they do not apply, whole where they do.
-_WHOLE = ["batch_size", "cache_tokens", "seed", "requests"]
+_WHOLE = ["batch_size", "cache_tokens", "seed", "requests", "repeat"]
 _ORDER = ["tier", "workload", "mode", "batch_size", "request_rate", "cache_tokens", "seed"]
 
 
@@ -57,8 +63,12 @@ def write_cells(folders: Sequence[Path], path: Path) -> None:
         HarnessError: if a folder has no cell in it.
 
     """
-    rows = [_row(read_summary(cell)) for folder in folders for cell in _cells(folder)]
-    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    rows = [
+        _row(read_summary(cell)) | _origin(read_provenance(cell))
+        for folder in folders
+        for cell in _cells(folder)
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.astype(dict.fromkeys(_WHOLE, "Int64") | {"request_rate": "float64"})
     table = table.sort_values([*_ORDER, "engine", "policy", "cell"])
     partial = path.with_name(f".{path.name}.partial")
@@ -71,11 +81,11 @@ def _cells(folder: Path) -> list[Path]:
 
 
 def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
-    keys = dict(_COLUMNS)
+    keys = dict(_KEYS)
     if summary["mode"] == "open-loop":
         keys |= {
             column: key.replace("_ttft_ms", "_ttft_scheduled_ms")
-            for column, key in _COLUMNS.items()
+            for column, key in _KEYS.items()
             if key.endswith("_ttft_ms")
         }
     row = {column: summary.get(key) for column, key in keys.items()}
@@ -85,6 +95,22 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
         if model is not None:
             row |= {"ttft_mean_ms": model.ttft_ms(summary["hit_rate"]), "ttft_kind": "predicted"}
     return row
+
+
+def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a cell comes from; nothing of one that was not run."""
+    if not provenance:
+        return {}
+    engine, hardware = provenance["engine"], provenance["hardware"]
+    measured = datetime.fromtimestamp(provenance["clock"]["wall_ns"] / 1e9, tz=UTC)
+    machine = [f"{hardware['cpu'] or 'unknown CPU'}, {hardware['cores']} cores", *hardware["gpus"]]
+    return {
+        "engine_version": engine["version"],
+        "patches_sha256": engine["patches_sha256"],
+        "model_sha256": provenance["model"]["sha256"],
+        "machine": "; ".join(machine),
+        "measured_at": measured.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
 
 
 def read_cells(path: Path) -> pd.DataFrame:
@@ -100,6 +126,6 @@ def read_cells(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path)
     except OSError as error:
         raise HarnessError(f"{path}: no table of cells: {error.strerror}") from None
-    if list(table.columns) != list(_COLUMNS):
-        raise HarnessError(f"{path}: columns {list(table.columns)}, not {list(_COLUMNS)}")
+    if list(table.columns) != COLUMNS:
+        raise HarnessError(f"{path}: columns {list(table.columns)}, not {COLUMNS}")
     return table

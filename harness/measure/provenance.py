@@ -39,7 +39,7 @@ def provenance(
     """
     return {
         "spec": spec.model_dump(),
-        "git": _git_revision(),
+        "git": git_revision(),
         "engine": {
             "version": engine_version,
             "imported_from": engine_file,
@@ -50,9 +50,11 @@ def provenance(
         "locks": {path.name: _sha256(path) for path in sorted((_ROOT / "env").glob("*.lock"))},
         "seeds": {"workload": spec.seed, "engine": 0},
         "hardware": {
+            "host": platform.node(),
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,
+            "gpus": _gpus(),
             "system": platform.platform(),
         },
         "python": platform.python_version(),
@@ -61,7 +63,7 @@ def provenance(
     }
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """Return the revision, with ``-dirty`` if files differ; None outside a git checkout."""
     try:
         run = subprocess.run(
@@ -79,6 +81,16 @@ def _git_revision() -> str | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs with their memory and driver; none where there is no driver."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(query, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return run.stdout.splitlines()
 
 
 def _cpu_model() -> str | None:

@@ -4,8 +4,8 @@ import pytest
 from support.results import results
 
 from figures import captions
-from figures.results import Results
 from harness import config
+from harness.analysis.results import Results
 from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
 
 

@@ -34,7 +34,7 @@ def test_config_has_the_figures_of_its_cells(root: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    pd.DataFrame([row()], columns=list(tables._COLUMNS)).to_csv(tmp_path / "cells.csv", index=False)
+    pd.DataFrame([row()], columns=list(tables.COLUMNS)).to_csv(tmp_path / "cells.csv", index=False)
     (tmp_path / "policies.csv").write_text(_POLICIES)
     return tmp_path
 

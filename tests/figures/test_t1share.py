@@ -12,8 +12,7 @@ _ENTRY = FIGURES["fig7"]
 
 
 def _telemetry(folder: Path, workload: str, cache_tokens: int, t1: list[int]) -> None:
-    name = f"{workload}-batch1-{cache_tokens}-s42-replay-arc"
-    cell = folder / "cells" / f"replay-{workload}-s42" / name
+    cell = folder / "cells" / f"replay-{workload}-s42" / f"arc-{cache_tokens}"
     cell.mkdir(parents=True)
     state = pd.DataFrame({"request": range(len(t1)), "t1": t1, "t2": 0})
     state.to_parquet(cell / "telemetry.parquet")
@@ -22,7 +21,7 @@ def _telemetry(folder: Path, workload: str, cache_tokens: int, t1: list[int]) ->
 def test_share_of_the_cache_with_its_median_and_the_papers(root: Path, tmp_path: Path) -> None:
     _telemetry(tmp_path, "docqa-quality", 50_000, [0, 625, 1250, 3125])
     rows = [
-        row(policy="arc"),
+        row(policy="arc", cell="arc-50000"),
         row(policy="arc", seed=43),
         row(policy="arc", cache_tokens=250_000),  # a size that the paper does not show
         row(policy="lru"),
@@ -46,7 +45,12 @@ def test_share_of_the_cache_with_its_median_and_the_papers(root: Path, tmp_path:
 
 def test_requests_that_warm_up_are_not_drawn(root: Path, tmp_path: Path) -> None:
     _telemetry(tmp_path, "conversation-mooncake", 200_000, [12_500] * 2000 + [1250] * 10)
-    cell = row(policy="arc", workload="conversation-mooncake", cache_tokens=200_000)
+    cell = row(
+        policy="arc",
+        workload="conversation-mooncake",
+        cache_tokens=200_000,
+        cell="arc-200000",
+    )
     figure = t1share.draw(results(root, tmp_path, cell), _ENTRY)
     lines = [list(line.get_ydata()) for line in figure.axes[0].get_lines()]  # type: ignore[arg-type]
     assert [0.1] * 10 in lines

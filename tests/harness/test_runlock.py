@@ -1,4 +1,5 @@
 import os
+import platform
 import select
 import signal
 import subprocess
@@ -21,6 +22,10 @@ input()
 """
 
 
+def _here(pid: int) -> str:
+    return f"{platform.node()}:{pid}"
+
+
 def _holder(root: Path, folder: Path) -> "subprocess.Popen[str]":
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLD, str(folder)],
@@ -38,14 +43,14 @@ def test_second_run_is_refused_until_the_first_is_killed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runlock, "_held", [])
-    monkeypatch.setenv("HARNESS_RUN_PID", "")
+    monkeypatch.setenv("HARNESS_RUN", "")
     with _holder(root, tmp_path) as holder:
         with pytest.raises(HarnessError, match=rf"process {holder.pid}\) is writing to"):
             runlock.acquire(str(tmp_path))
         holder.kill()
         holder.wait()
     runlock.acquire(str(tmp_path))
-    assert os.environ["HARNESS_RUN_PID"] == str(os.getpid())
+    assert os.environ["HARNESS_RUN"] == _here(os.getpid())
     os.close(runlock._held.pop())
 
 
@@ -53,7 +58,7 @@ def test_watch_tells_that_the_run_has_ended(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _holder(root, tmp_path) as holder:
-        monkeypatch.setenv("HARNESS_RUN_PID", str(holder.pid))
+        monkeypatch.setenv("HARNESS_RUN", _here(holder.pid))
         descriptors = runlock.watch()
         assert select.select(descriptors, [], [], 0)[0] == []
         holder.kill()
@@ -75,7 +80,7 @@ time.sleep(300)
 
 def test_job_ends_with_the_run_that_started_it(root: Path, tmp_path: Path) -> None:
     with _holder(root, tmp_path) as holder:
-        environment = os.environ | {"PYTHONPATH": str(root), "HARNESS_RUN_PID": str(holder.pid)}
+        environment = os.environ | {"PYTHONPATH": str(root), "HARNESS_RUN": _here(holder.pid)}
         with subprocess.Popen(
             [sys.executable, "-c", _JOB], stdout=subprocess.PIPE, text=True, env=environment
         ) as job:
@@ -87,7 +92,18 @@ def test_job_ends_with_the_run_that_started_it(root: Path, tmp_path: Path) -> No
 
 
 def test_outside_a_run_there_is_nothing_to_end_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HARNESS_RUN_PID", raising=False)
+    monkeypatch.delenv("HARNESS_RUN", raising=False)
     before = threading.active_count()
     runlock.end_with_run()
     assert threading.active_count() == before
+
+
+def test_run_on_another_host_is_not_sought_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A process that may live here, and is not the run; and one that cannot.
+    for pid in (1, 2**22 + 1):
+        monkeypatch.setenv("HARNESS_RUN", f"login-node:{pid}")
+        before = threading.active_count()
+        runlock.end_with_run()
+        assert threading.active_count() == before
+        (parent,) = runlock.watch()
+        os.close(parent)

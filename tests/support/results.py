@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from figures.results import Results
 from harness import cell, config
 from harness.analysis import tables
+from harness.analysis.results import Results
 from harness.cell import CellSpec
 from harness.config import Config
 from harness.engines.base import Counters
@@ -25,7 +25,7 @@ Made = Callable[[CellSpec], Sequence[RequestRecord] | str]
 def row(**changes: Any) -> dict[str, Any]:
     """Return a row of cells.csv: a valid replay of the paper's workload under LRU."""
     return {
-        **dict.fromkeys(tables._COLUMNS),
+        **dict.fromkeys(tables.COLUMNS),
         "tier": "replay",
         "engine": "replay",
         "policy": "lru",
@@ -39,6 +39,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "ttft_mean_ms": 400.0,
         "ttft_kind": "predicted",
         "valid": True,
+        "repeat": 0,
         **changes,
     }
 

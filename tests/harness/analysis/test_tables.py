@@ -13,7 +13,7 @@ from harness.load.spec import Batch
 _COLUMNS = (
     "tier,engine,policy,workload,mode,batch_size,request_rate,cache_tokens,seed,requests,hit_rate,"
     "hit_rate_per_block,ttft_mean_ms,ttft_p50_ms,ttft_p90_ms,ttft_p99_ms,ttft_kind,valid,"
-    "invalid_reason,cell"
+    "invalid_reason,cell,repeat,engine_version,patches_sha256,model_sha256,machine,measured_at"
 )
 
 
@@ -29,6 +29,7 @@ def _cell(folder: Path, **changes: object) -> Path:
         "batch_size": 1,
         "cache_tokens": 320,
         "seed": 1,
+        "repeat": 0,
         "requests": 4,
         "hit_rate": 0.25,
         "hit_rate_per_block": 0.5,

@@ -1,0 +1,151 @@
+"""What figures and claims are drawn from: a config, the tables of its results, its cells."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import config as configs
+from harness.analysis import tables
+from harness.cell import NOT_RUN, REQUESTS, TELEMETRY, Tier
+from harness.config import Config
+from harness.errors import HarnessError
+from harness.load.spec import Load, Mode
+
+# Column of ``cells`` -> what it tells of a cell's origin.
+_ORIGINS = (
+    ("engine_version", "engine versions"),
+    ("patches_sha256", "patches"),
+    ("model_sha256", "models"),
+    ("machine", "machines"),
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one run.
+
+    ``cells`` is ``cells.csv`` (``harness.analysis.tables``), ``policies`` is ``policies.csv``
+    (``harness.analysis.policies``), ``folder`` has the cells' own folders in ``cells/``.
+    """
+
+    config: Config
+    folder: Path
+    cells: pd.DataFrame
+    policies: pd.DataFrame
+
+    def of(self, tier: Tier, workload: str, mode: Mode = "batch") -> pd.DataFrame:
+        """Return the cells of a workload, each once, to be held against each other.
+
+        Returns:
+            Rows of ``cells``, but none that repeats another, with ``x``: thousand tokens at the
+            paper's scale.
+
+        Raises:
+            HarnessError: if they are not of one origin.
+
+        """
+        cells = self._of(tier, workload, mode)
+        self._check_origin(cells, tier, workload)
+        return cells[cells["repeat"] == 0]
+
+    def again(self, tier: Tier, workload: str, mode: Mode) -> pd.DataFrame:
+        """Return the cells that repeat one of ``of``'s; raises as that."""
+        cells = self._of(tier, workload, mode)
+        self._check_origin(cells, tier, workload)
+        return cells[cells["repeat"] > 0]
+
+    def _of(self, tier: Tier, workload: str, mode: Mode) -> pd.DataFrame:
+        cells = self.cells
+        chosen = cells[
+            (cells["tier"] == tier) & (cells["workload"] == workload) & (cells["mode"] == mode)
+        ]
+        # A figure's workload need not be one of every config's.
+        scale = 1.0 if chosen.empty else self.config.scale(tier, workload)
+        return chosen.assign(x=chosen["cache_tokens"] / scale / 1000)
+
+    def _check_origin(self, cells: pd.DataFrame, tier: Tier, workload: str) -> None:
+        """Refuse cells whose difference need not be their policy's."""
+        # Without a clock, the machine makes no difference.
+        columns = dict(_ORIGINS) if tier != "replay" else dict(_ORIGINS[:-1])
+        for engine, own in cells[cells["valid"]].groupby("engine"):
+            for column, what in columns.items():
+                found = own.groupby(own[column].astype(object).fillna("none"))["cell"].first()
+                if len(found) > 1:
+                    each = "; ".join(f"{value}, as {cell}" for value, cell in found.items())
+                    raise HarnessError(
+                        f"{self.folder}/cells.csv: the {tier} cells of {workload} on {engine} are "
+                        f"of different {what} and cannot be compared: {each}. Remove the folders "
+                        "of those not wanted from cells/ and run the same command again"
+                    )
+
+    def telemetry(self, cell: "pd.Series[Any]") -> pd.DataFrame:
+        """Return the policy's state after each batch of a cell; raises as ``requests``."""
+        return self._read(cell, TELEMETRY)
+
+    def _read(self, cell: "pd.Series[Any]", name: str) -> pd.DataFrame:
+        """Read a table of a cell; a row of ``cells``."""
+        folder = self.folder / "cells"
+        if cell["tier"] == "replay":
+            folder /= f"replay-{cell['workload']}-s{cell['seed']}"
+        path = folder / str(cell["cell"]) / name
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise HarnessError(f"{path}: not readable: {error}") from None
+
+    def load(self, cell: str) -> Load:
+        """Return how a cell's requests were sent.
+
+        Raises:
+            HarnessError: if the config has no such cell.
+
+        """
+        try:
+            return self.config.cells[cell].load
+        except KeyError:
+            raise HarnessError(
+                f"{self.folder}/cells.csv: cell {cell} is none of config {self.config.name}'s"
+            ) from None
+
+    def requests(self, cell: "pd.Series[Any]") -> pd.DataFrame:
+        """Return the requests of a cell, but those that warm up; a row of ``cells``.
+
+        Returns:
+            ``requests.parquet`` (``harness.measure.records``), ordered by ``request``, with
+            ``ttft_ms``: from when a request was due in an open loop, else from sending; not a
+            number without a clock.
+
+        Raises:
+            HarnessError: if the file is missing or damaged.
+
+        """
+        requests = self._read(cell, REQUESTS)
+        requests = requests[~requests["warm_up"]].sort_values("request", ignore_index=True)
+        start = "scheduled_ns" if cell["mode"] == "open-loop" else "sent_ns"
+        return requests.assign(ttft_ms=(requests["first_token_ns"] - requests[start]) / 1e6)
+
+
+def read(config: Path, folder: Path) -> Results:
+    """Read the results of a config's run.
+
+    Raises:
+        HarnessError: if a table is missing or damaged.
+
+    """
+    try:
+        policies = pd.read_csv(folder / "policies.csv")
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{folder}/policies.csv: not readable: {error}") from None
+    cells = tables.read_cells(folder / "cells.csv")
+    return Results(configs.load(config), folder, cells, policies)
+
+
+def not_run(cells: pd.DataFrame) -> str | None:
+    """Return why none of the cells was run; None if some were."""
+    # Read from a table without any reason, the column is of numbers.
+    reasons = cells["invalid_reason"].astype(object).fillna("")
+    if cells.empty or not reasons.str.startswith(NOT_RUN).all():
+        return None
+    return str(reasons.iloc[0])

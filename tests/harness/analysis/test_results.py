@@ -1,0 +1,82 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from support.results import CHAT, due, experiment, measured, open_loop, record
+
+from harness.analysis.results import Results
+from harness.cell import CellSpec
+from harness.errors import HarnessError
+from harness.load.spec import ClosedLoop, OpenLoop
+from harness.measure.records import RequestRecord
+
+
+def _made(spec: CellSpec) -> list[RequestRecord]:
+    send = due if spec.load.mode == "open-loop" else record
+    return [
+        send(2, 2000, 70),
+        send(1, 1000, 60),
+        send(0, 0, 50, warm_up=True),
+    ]
+
+
+@pytest.fixture
+def drawn_from(root: Path, tmp_path: Path) -> Results:
+    batches = {"mode": "batch-http", "batch_size": 2}
+    return measured(
+        root,
+        tmp_path,
+        _made,
+        experiment(policies=["arc"], loads=[open_loop(8), batches]),
+        experiment(**CHAT | {"policies": ["arc"]}),
+    )
+
+
+def _cell(drawn_from: Results, mode: str) -> "pd.Series[Any]":
+    cells = drawn_from.cells
+    return cells[cells["mode"] == mode].iloc[0]
+
+
+@pytest.mark.parametrize("mode", ["open-loop", "closed-loop", "batch-http"])
+def test_ttft_is_from_when_due_in_an_open_loop_else_from_sending(
+    drawn_from: Results, mode: str
+) -> None:
+    requests = drawn_from.requests(_cell(drawn_from, mode))
+    assert list(requests["ttft_ms"]) == [60, 70]
+
+
+def test_requests_are_in_order_and_none_that_warms_up(drawn_from: Results) -> None:
+    cell = _cell(drawn_from, "open-loop")
+    requests = drawn_from.requests(cell)
+    assert list(requests["request"]) == [1, 2]
+    # As the table of cells has it.
+    assert cell["requests"] == 2
+    assert cell["ttft_mean_ms"] == 65
+    # What the record itself says, 5 ms later.
+    assert list((requests["first_token_ns"] - requests["sent_ns"]) / 1e6) == [55, 65]
+
+
+def test_load_is_the_configs(drawn_from: Results) -> None:
+    load = drawn_from.load(_cell(drawn_from, "open-loop")["cell"])
+    assert isinstance(load, OpenLoop)
+    assert load.request_rate == 8
+    assert isinstance(drawn_from.load(_cell(drawn_from, "closed-loop")["cell"]), ClosedLoop)
+
+
+def test_cell_of_another_config_is_refused(drawn_from: Results) -> None:
+    with pytest.raises(HarnessError, match="cell other is none of config cpu's"):
+        drawn_from.load("other")
+
+
+@pytest.mark.parametrize("content", [None, b"not a table"])
+def test_requests_that_cannot_be_read_are_refused(
+    drawn_from: Results, content: bytes | None
+) -> None:
+    cell = _cell(drawn_from, "open-loop")
+    path = drawn_from.folder / "cells" / cell["cell"] / "requests.parquet"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(HarnessError, match=r"requests\.parquet: not readable"):
+        drawn_from.requests(cell)
