@@ -16,7 +16,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda figures smoke data test bench test-upstream lint format lock patches clean
+.PHONY: help env env-cuda figures claims smoke data test bench test-upstream lint format lock patches clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,8 +27,12 @@ env: ## Make .venv from the pinned locks, if it is not there already
 env-cuda: ## The same for an NVIDIA GPU; later targets then keep to it
 	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py --target cuda
 
-figures: env ## Run every experiment and draw every figure (CORES=all)
+figures: env ## Run every experiment, draw every figure, judge every claim (CORES=all)
 	$(IN_ENV) snakemake figures --cores $(CORES)
+
+claims: env ## Say of each claim whether the main job reproduced it
+	$(IN_ENV) snakemake results/cpu/claims.json --cores $(CORES)
+	$(IN_ENV) harness claims results/cpu/claims.json
 
 smoke: env ## The same in miniature
 	$(IN_ENV) snakemake figures --cores $(CORES) --configfile config/smoke.yaml

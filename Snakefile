@@ -11,6 +11,7 @@ from harness import model as models
 from harness import patching
 from harness import runlock
 from harness import workload as workloads
+from harness.analysis import claims
 from harness.errors import HarnessError
 
 if not config:
@@ -97,6 +98,7 @@ rule figures:
             kind=["png", "pdf"],
         ),
         f"{RESULTS}/policies.md",
+        f"{RESULTS}/report.html",
 
 
 rule engine_tree:
@@ -278,6 +280,47 @@ rule policies_table:
     shell:
         "python -m harness policies {input.cells} {input.bounds} --csv {output.csv}"
         " --markdown {output.md} 2>&1 | tee -i {log} >&2"
+
+
+rule claims:
+    """A verdict on each claim."""
+    input:
+        cells=f"{RESULTS}/cells.csv",
+        policies=f"{RESULTS}/policies.csv",
+        claims=claims.FILE,
+    output:
+        f"{RESULTS}/claims.json",
+    log:
+        f"{RESULTS}/logs/claims.log",
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, input: os.path.dirname(input.cells),
+    shell:
+        "python -m harness judge {params.config} {params.results} --output {output} 2>&1"
+        " | tee -i {log} >&2"
+
+
+rule report:
+    """Claims, figures, cells and policies as one page."""
+    input:
+        cells=f"{RESULTS}/cells.csv",
+        policies=f"{RESULTS}/policies.csv",
+        claims=f"{RESULTS}/claims.json",
+        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, input: os.path.dirname(input.cells),
+    shell:
+        "python -m figures.report {params.config} {params.results} {output} 2>&1"
+        " | tee -i {log} >&2"
 
 
 rule figure:

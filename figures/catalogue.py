@@ -53,6 +53,15 @@ FIGURES = {
         ("docqa-quality-original",),
     ),
     "fig3-qmsum": Entry("Figure 3 on real text: doc-QA, QMSum", "cachesize", "replay", (_QMSUM,)),
+    "fig3-few": Entry(
+        "Figure 3 with a quarter as many documents: doc-QA",
+        "cachesize",
+        "replay",
+        ("docqa-few",),
+    ),
+    "fig3-uniform": Entry(
+        "Figure 3 with every document as likely: doc-QA", "cachesize", "replay", ("docqa-uniform",)
+    ),
     "fig4": Entry("Figure 4: doc-QA, WikiQA-like", "cachesize", "replay", (_WIKIQA,)),
     "fig5": Entry(
         "Figure 5: conversation, Qwen-Bailian trace A", "cachesize", "replay", (_BAILIAN,)

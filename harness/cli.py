@@ -147,6 +147,16 @@ def _parser() -> argparse.ArgumentParser:
     comparison.add_argument("--markdown", type=Path, required=True)
     comparison.set_defaults(run=_policies)
 
+    judge = commands.add_parser("judge", help="hold results against the claims")
+    judge.add_argument("config", type=Path)
+    judge.add_argument("results", type=Path, help="folder of the results")
+    judge.add_argument("--output", type=Path, required=True, help="claims.json to write")
+    judge.set_defaults(run=_judge)
+
+    verdicts = commands.add_parser("claims", help="print the table of claims and verdicts")
+    verdicts.add_argument("verdicts", type=Path, help="claims.json of `harness judge`")
+    verdicts.set_defaults(run=_claims)
+
     data = commands.add_parser("data", help="list the data sets, and download what is missing")
     data.set_defaults(run=_data)
     return parser
@@ -244,6 +254,19 @@ def _policies(arguments: argparse.Namespace) -> None:
     cells = tables.read_cells(arguments.cells)
     table = policies.compare(cells, [policies.read_bounds(path) for path in arguments.bounds])
     policies.write(table, arguments.csv, arguments.markdown)
+
+
+def _judge(arguments: argparse.Namespace) -> None:
+    from harness.analysis import claims, results
+
+    judged = claims.judge(results.read(arguments.config, arguments.results))
+    claims.write(judged, arguments.output)
+
+
+def _claims(arguments: argparse.Namespace) -> None:
+    from harness.analysis import claims, verdicts
+
+    verdicts.show(claims.load(arguments.verdicts))
 
 
 def _data(arguments: argparse.Namespace) -> None:
