@@ -14,7 +14,8 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 
-# The run's host and process: on a cluster its jobs may be elsewhere, where that number is another's.
+# The run's host and process: on a cluster its jobs may be elsewhere, where that number is
+# another's.
 _RUN = "HARNESS_RUN"
 # Open for as long as this process lives.
 _held: list[int] = []
