@@ -72,14 +72,16 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-# Seconds each, so that on a cluster they are not worth a place in the queue.
+# Seconds each, not worth a place in a cluster's queue.
 localrules:
     figures,
     engine_tree,
     tiny_model,
     cells_table,
     policies_table,
+    claims,
     figure,
+    report,
 
 
 onstart:
