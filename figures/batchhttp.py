@@ -8,18 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from figures import captions, online, style
 from figures.catalogue import Entry
-from harness.analysis import paper
+from harness.analysis import noise, paper
 from harness.analysis.results import Results, not_run
 from harness.analysis.stats import Interval, blocks, ratio_interval
 from harness.errors import HarnessError
 
 # What the paper plots, in thousand tokens; its text says 20.
 PAPERS_CACHE = 200
-_STOCK = "vllm-stock"
-_STOCK_LABEL = "LRU, unpatched (noise)"
 # Of our points to the left, and of the paper's to the right.
 _DODGE = 0.05
 
@@ -42,11 +41,6 @@ def draw(results: Results, entry: Entry) -> Figure:
         raise HarnessError(f"{title}: no valid cell of {workload} to draw")
     patched = _one_cache(patched)
     patched = online.same_seeds(patched, ("policy", "batch_size"))
-    stock = cells[
-        (cells["engine"] == _STOCK)
-        & (cells["cache_tokens"] == patched["cache_tokens"].iloc[0])
-        & cells["seed"].isin(patched["seed"])
-    ]
     sizes = sorted(set(patched["batch_size"]))
 
     style.use()
@@ -55,7 +49,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     is_hit_rate = published["metric"] == "hit_rate"
     style.bars(hit_rate, sizes, _hit_rates(patched, sizes), published[is_hit_rate])
     hit_rate.set_title("(a) Hit rate")
-    _ratios(ratio, results, patched, stock, sizes, published[~is_hit_rate])
+    band = noise.band(results, entry.tier, "batch-http", "ttft")
+    _ratios(ratio, results, patched, sizes, published[~is_hit_rate], band)
     ratio.set_title("(b) Mean TTFT relative to LRU")
     size = int(patched["cache_tokens"].iloc[0])
     at_papers = round(float(patched["x"].iloc[0])) == PAPERS_CACHE
@@ -72,6 +67,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         else "",
         "(b) TTFT is from sending; 95 % intervals by the bootstrap over blocks of consecutive "
         "requests, whole batches, the same ones in both cells.",
+        captions.noise(band),
         captions.not_drawn(invalid),
     )
     return figure
@@ -101,9 +97,9 @@ def _ratios(
     axes: Axes,
     results: Results,
     patched: pd.DataFrame,
-    stock: pd.DataFrame,
     sizes: list[float],
     published: pd.DataFrame,
+    band: float | None,
 ) -> None:
     base = patched[patched["policy"] == "lru"]
     compared = {
@@ -111,9 +107,10 @@ def _ratios(
         for policy in style.LABELS
         if policy in set(patched["policy"]) and policy != "lru"
     }
-    if not stock.empty:
-        compared[_STOCK] = stock
-    handles: list[ErrorbarContainer | Line2D] = []
+    handles: list[ErrorbarContainer | Line2D | Patch] = []
+    if band is not None:
+        style.noise(axes, [-0.6, len(sizes) - 0.4], [1.0, 1.0], band)
+        handles.append(style.noise_patch())
     all_places = style.places(len(sizes), len(compared))
     for at, (policy, cells) in zip(all_places, compared.items(), strict=True):
         intervals = [_ratio(results, cells, base, size) for size in sizes]
@@ -121,12 +118,12 @@ def _ratios(
             [place - _DODGE for place in at],
             [interval.value for interval in intervals],
             yerr=style.whiskers(intervals),
-            color=style.COLORS.get(policy, "black"),
-            marker=style.MARKERS.get(policy, "x"),
+            color=style.COLORS[policy],
+            marker=style.MARKERS[policy],
             linestyle="",
             capsize=3,
             zorder=3,
-            label=_STOCK_LABEL if policy == _STOCK else style.LABELS[policy],
+            label=style.LABELS[policy],
         )
         beside = [place + _DODGE for place in at]
         handles += [drawn, *style.paper_points(axes, beside, sizes, published, policy)]

@@ -76,6 +76,13 @@ def over_seeds(numbers: Iterable[int]) -> str:
     return f"{'mean and 95 % interval over ' if len(found) > 1 else ''}{seeds(found)}"
 
 
+def noise(band: float | None) -> str:
+    """Say how much equal cells differ (``noise.band``)."""
+    if band is None:
+        return "No cell was measured twice, so how large noise is is not known."
+    return f"Equal cells (A/A) differ in mean TTFT by up to {band:.1f} % in 95 % of cases."
+
+
 def not_drawn(invalid: int) -> str:
     """Say how many cells were left out because they are invalid; nothing if none was."""
     if not invalid:

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from figures import captions, style
 from figures.catalogue import Entry
-from harness.analysis import paper
+from harness.analysis import noise, paper
 from harness.analysis.results import Results
 from harness.cell import Tier
 from harness.errors import HarnessError
@@ -47,6 +47,10 @@ def draw(results: Results, entry: Entry) -> Figure:
     _stock(hit_rate, stock, "hit_rate")
     hit_rate.set(title="(a) Hit rate", ylabel=style.HIT_RATE)
 
+    band = noise.band(results, tier, "batch", "ttft")
+    if band is not None:
+        base = patched[patched["policy"] == "lru"].groupby("x")["ttft_mean_ms"].mean()
+        style.noise(ttft, list(base.index), list(base), band)
     _ours(ttft, patched, "ttft_mean_ms")
     _stock(ttft, stock, "ttft_mean_ms")
     ttft.set(title="(b) Mean TTFT, measured here", ylabel="ms")
@@ -59,7 +63,10 @@ def draw(results: Results, entry: Entry) -> Figure:
         axes.set_xlabel("KV cache size, thousand tokens at the paper's scale")
 
     hit_rate.legend(handles=_legend(patched, stock), loc="lower right", frameon=True)
-    style.face(figure, *_sentences(title, patched, results, workload, tier, invalid))
+    if band is not None:
+        ttft.legend(handles=[style.noise_patch()], loc="lower right", fontsize="small")
+    sentences = _sentences(title, patched, results, workload, tier, invalid)
+    style.face(figure, *sentences, captions.noise(band))
     return figure
 
 

@@ -3,8 +3,9 @@
 import textwrap
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,6 +19,8 @@ from harness.load.spec import Load, OpenLoop
 
 # Of a title above a panel that is four inches wide.
 _CHARACTERS = 50
+# The line of cells that repeat others.
+AGAIN: Literal[":"] = ":"
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,13 @@ class Panel:
     """Cells that differ in policy and seed only.
 
     ``cells`` are valid, of one workload, load and cache size, and of the same seeds for all
-    policies.
+    policies; ``again`` repeat some of them, for the noise.
     """
 
     workload: str
     load: Load
     cells: pd.DataFrame
+    again: pd.DataFrame
 
     @property
     def kind(self) -> str:
@@ -49,24 +53,37 @@ class Panel:
 
     def of_first_seed(self) -> "Panel":
         """Return the same of the first seed only."""
-        return replace(self, cells=self.cells[self.cells["seed"] == self.cells["seed"].min()])
+        first = self.cells["seed"].min()
+        return replace(
+            self,
+            cells=self.cells[self.cells["seed"] == first],
+            again=self.again[self.again["seed"] == first],
+        )
 
     def requests(self, results: Results, policy: str) -> pd.DataFrame:
         """Return the successful requests under a policy, all seeds, with ``cluster``.
 
         A conversation is a cluster; of requests that belong to none, a block of consecutive ones.
         """
-        cells = self.cells[self.cells["policy"] == policy].sort_values("seed")
-        found = []
-        for _, cell in cells.iterrows():
-            requests = results.requests(cell).assign(seed=cell["seed"])
-            conversations = requests["session"]
-            number = blocks(len(requests)) if conversations.isna().any() else conversations
-            requests = requests.assign(cluster=number)
-            # Valid cells have no others, unless the limit on them is raised.
-            found.append(requests[requests["status"] == "ok"])
-        together = pd.concat(found, ignore_index=True)
-        return together.assign(cluster=together.groupby(["seed", "cluster"]).ngroup())
+        return _requests(results, self.cells[self.cells["policy"] == policy])
+
+    def repeated(self, results: Results, policy: str) -> pd.DataFrame | None:
+        """Return the same of the cells that repeat a policy's; None if none does."""
+        again = self.again[self.again["policy"] == policy]
+        return None if again.empty else _requests(results, again)
+
+
+def _requests(results: Results, cells: pd.DataFrame) -> pd.DataFrame:
+    found = []
+    for _, cell in cells.sort_values(["seed", "repeat"]).iterrows():
+        requests = results.requests(cell).assign(seed=cell["seed"])
+        conversations = requests["session"]
+        number = blocks(len(requests)) if conversations.isna().any() else conversations
+        requests = requests.assign(cluster=number)
+        # Valid cells have no others, unless the limit on them is raised.
+        found.append(requests[requests["status"] == "ok"])
+    together = pd.concat(found, ignore_index=True)
+    return together.assign(cluster=together.groupby(["seed", "cluster"]).ngroup())
 
 
 @dataclass(frozen=True)
@@ -120,16 +137,28 @@ def select(results: Results, entry: Entry) -> Selection:
                 missing[f"{workload}, {mode}"] = "no valid cell"
                 continue
             smallest = valid[valid["cache_tokens"] == valid["cache_tokens"].min()]
-            loads = [results.load(cell) for cell in smallest["cell"]]
+            again = results.again(entry.tier, workload, mode)
+            again = again[again["valid"] & again["cache_tokens"].isin(smallest["cache_tokens"])]
+            loads = set(map(results.load, smallest["cell"]))
             panels += [
-                Panel(workload, load, same_seeds(smallest[[other == load for other in loads]]))
-                for load in sorted(set(loads), key=_order)
+                Panel(
+                    workload,
+                    load,
+                    same_seeds(_under(results, load, smallest)),
+                    _under(results, load, again),
+                )
+                for load in sorted(loads, key=_order)
             ]
     if of_any and not panels:
         raise HarnessError(f"{entry.title}: no valid cell to draw: {missing}")
     if not panels and not missing:
         raise HarnessError(f"{entry.title}: no cell to draw")
     return Selection(panels, invalid, missing)
+
+
+def _under(results: Results, load: Load, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with a load."""
+    return cells[np.array([results.load(cell) == load for cell in cells["cell"]], bool)]
 
 
 def _order(load: Load) -> tuple[Hashable, ...]:
@@ -223,6 +252,16 @@ def is_saturated(requests: pd.DataFrame, share: float = 0.95) -> bool:
 def order_of_sending(requests: pd.DataFrame) -> pd.DataFrame:
     """Return the requests in the order in which the engine got them."""
     return requests.sort_values(["sent_ns", "request"], ignore_index=True)
+
+
+def again(panels: Sequence[Panel]) -> list[Line2D]:
+    """Return the legend's entries for the lines of what is measured again in any panel."""
+    repeated = {policy for panel in panels for policy in panel.again["policy"]}
+    return [
+        Line2D([], [], color=style.COLORS[policy], linestyle=AGAIN, label=f"{name} again (noise)")
+        for policy, name in style.LABELS.items()
+        if policy in repeated
+    ]
 
 
 def legend(figure: Figure, panels: Sequence[Panel], more: Sequence[Line2D] = ()) -> None:

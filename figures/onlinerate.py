@@ -40,6 +40,12 @@ def draw(results: Results, entry: Entry) -> Figure:
         for rate, panel in rates.items()
         for policy in panel.policies
     }
+    again = {
+        (policy, rate): found
+        for rate, panel in rates.items()
+        for policy in panel.policies
+        if (found := panel.repeated(results, policy)) is not None
+    }
     saturated = {
         key
         for key, found in requests.items()
@@ -52,6 +58,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     )
     for axes, (name, percentile) in zip(grid.flat, _STATISTICS.items(), strict=True):
         _panel(axes, requests, saturated, percentile)
+        _again(axes, again, percentile)
         axes.set_title(name.capitalize())
         axes.set_xticks(list(rates), [f"{rate:g}" for rate in rates])
         axes.set_xlim(*_limits(list(rates)))
@@ -59,7 +66,8 @@ def draw(results: Results, entry: Entry) -> Figure:
         axes.set_ylabel("TTFT, ms")
     for axes in grid[-1]:
         axes.set_xlabel("requests/s offered")
-    online.legend(figure, panels, [_saturation()] if saturated else [])
+    more = [_repeated()] if again else []
+    online.legend(figure, panels, more + ([_saturation()] if saturated else []))
     load = panels[0].load
     assert isinstance(load, OpenLoop)
     style.face(
@@ -130,6 +138,21 @@ def _panel(
     else:
         axes.set_ylim(bottom=0)
     axes.get_yaxis().set_major_formatter(lambda y, _: f"{y:,g}")
+
+
+def _again(
+    axes: Axes, requests: dict[tuple[str, float], pd.DataFrame], percentile: float | None
+) -> None:
+    for (policy, rate), found in requests.items():
+        interval = cluster_interval(found["ttft_ms"], found["cluster"], percentile)
+        axes.plot(rate, interval.value, **_CROSS, color=style.COLORS[policy])
+
+
+_CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "linestyle": "", "zorder": 5}
+
+
+def _repeated() -> Line2D:
+    return Line2D([], [], **_CROSS, color=style.COLORS["lru"], label="LRU again (noise)")
 
 
 _RING: dict[str, Any] = {

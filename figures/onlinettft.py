@@ -48,7 +48,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         axes.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("share of requests")
-    online.legend(figure, panels)
+    online.legend(figure, panels, online.again(panels))
     style.face(
         figure,
         *online.setting(results, entry, panels),
@@ -72,6 +72,15 @@ def _panel(axes: Axes, results: Results, panel: Panel) -> None:
             marker=style.MARKERS[policy],
             linestyle="",
         )
+        again = panel.repeated(results, policy)
+        if again is not None:
+            axes.step(
+                np.sort(again["ttft_ms"].to_numpy(float)),
+                np.arange(1, len(again) + 1) / len(again),
+                where="post",
+                color=style.COLORS[policy],
+                linestyle=online.AGAIN,
+            )
     axes.set_xscale("log")
     axes.get_xaxis().set_major_formatter(lambda x, _: f"{x:,g}")
     axes.set_title(panel.title, fontsize="small")

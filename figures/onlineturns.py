@@ -42,7 +42,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         above = f"{panel.title}\n" if len(panels) > 1 else ""
         ttft.set_title(f"{above}(a) Median TTFT", fontsize="small")
         hit_rate.set_title("(b) Hit rate", fontsize="small")
-    online.legend(figure, panels)
+    online.legend(figure, panels, online.again(panels))
     style.face(
         figure,
         *online.setting(results, entry, panels),
@@ -92,6 +92,15 @@ def _row(ttft: Axes, hit_rate: Axes, results: Results, panel: Panel) -> None:
             capsize=3,
             **looks,
         )
+        again = panel.repeated(results, policy)
+        if again is not None:
+            of_turns = [
+                group
+                for _, group in again.groupby(again["turn"].astype(int).clip(upper=firsts[-1]))
+            ]
+            repeated = {"color": style.COLORS[policy], "linestyle": online.AGAIN}
+            ttft.plot(at, [group["ttft_ms"].median() for group in of_turns], **repeated)
+            hit_rate.plot(at, [online.hit_rate(group) for group in of_turns], **repeated)
         # First turns often hit nothing.
         hit_rate.plot(
             at, [online.hit_rate(group) for group in by_turn], clip_on=False, zorder=3, **looks

@@ -4,7 +4,6 @@
 """
 
 import base64
-import json
 import math
 import os
 import shlex
@@ -19,6 +18,7 @@ import pandas as pd
 
 from figures import captions, style
 from figures.catalogue import FIGURES, Entry, names
+from harness.analysis import claims
 from harness.analysis.results import Results, read
 from harness.analysis.tables import ORIGIN
 from harness.errors import HarnessError
@@ -58,13 +58,13 @@ class Shown:
         return list(dict.fromkeys(cell["folder"] for cell in self.cells))
 
 
-def render(config_file: Path, results: Results, claims: Sequence[Claim]) -> str:
+def render(config_file: Path, results: Results, judged: Sequence[Claim]) -> str:
     """Return the page.
 
     Args:
         config_file: As the commands on the page are to name it.
         results: With every figure of the config in ``figures/``.
-        claims: Of ``claims.json``.
+        judged: Of ``claims.json``.
 
     Raises:
         HarnessError: if a figure is missing, or has no caption in it.
@@ -81,7 +81,7 @@ def render(config_file: Path, results: Results, claims: Sequence[Claim]) -> str:
     return environment.get_template(_TEMPLATE).render(
         config=results.config,
         config_file=shlex.quote(str(config_file)),
-        claims=claims,
+        claims=judged,
         figures=[_shown(results, name) for name in names(results.config)],
         cells=results.cells,
         origin=_origin(results.cells),
@@ -147,26 +147,12 @@ def _signed(value: float | None) -> str:
     return _number(value, "+.1f")
 
 
-def read_claims(path: Path) -> list[Claim]:
-    """Read ``claims.json``.
-
-    Raises:
-        HarnessError: if it is missing or damaged.
-
-    """
-    try:
-        claims: list[Claim] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"{path}: not readable: {error}; `harness claims` writes it") from None
-    return claims
-
-
 def main() -> int:
     """Write the report named on the command line; return the exit code."""
     config, folder, output = map(Path, sys.argv[1:])
     try:
-        claims = read_claims(folder / "claims.json")
-        page = render(config, read(config, folder), claims)
+        judged = claims.load(folder / "claims.json")
+        page = render(config, read(config, folder), judged)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from PIL import Image
 
 from harness.analysis.stats import Interval
@@ -97,6 +98,17 @@ def paper_lines(axes: Axes, published: pd.DataFrame, column: str) -> None:
             linestyle=":",
             zorder=2,
         )
+
+
+def noise(axes: Axes, x: Sequence[float], base: Sequence[float], percent: float) -> None:
+    """Shade what differs from a line by no more than noise (``noise.band``)."""
+    low, high = ([value * (1 + sign * percent / 100) for value in base] for sign in (-1, 1))
+    axes.fill_between(x, low, high, color=COLORS["lru"], alpha=0.25, linewidth=0, zorder=1)
+
+
+def noise_patch() -> Patch:
+    """Return a legend's entry for ``noise``."""
+    return Patch(color=COLORS["lru"], alpha=0.25, linewidth=0, label="noise: equal cells, 95 %")
 
 
 def whiskers(intervals: Sequence[Interval]) -> list[list[float]]:

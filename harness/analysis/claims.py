@@ -20,7 +20,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -31,14 +31,14 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from harness.analysis import paper
+from harness.analysis import noise, paper
+from harness.analysis.noise import Kind
 from harness.analysis.results import Results, not_run
 from harness.analysis.stats import (
     Interval,
     blocks,
     holm,
     mean_interval,
-    noise_band,
     p_of_mean,
     sums_interval,
 )
@@ -53,8 +53,6 @@ _WINDOWS = 6
 # Cache size of the paper's figure 6, thousand tokens.
 _BATCH_CACHE = 200
 _STOCK = "vllm-stock"
-# Noise adds up in queues, so that batches, which have none, are told from traffic.
-_CLOCKS: tuple[tuple[Mode, ...], ...] = (("batch", "batch-http"), ("open-loop", "closed-loop"))
 
 Quantity = Literal["hit_rate", "ttft", "batch_effect", "t1_median", "t1_swing"]
 Verdict = Literal["reproduced", "direction only", "not reproduced", "not run"]
@@ -143,7 +141,7 @@ def judge(results: Results) -> list[dict[str, Any]]:
         HarnessError: if a cell's files are damaged, or cells of different origin would be compared.
 
     """
-    of_noise = cache(lambda tier, online, quantity: _noise(results, tier, online, quantity))
+    of_noise = cache(partial(noise.band, results))
     rows: list[tuple[Claim, Tier, Evidence]] = []
     found: list[Measured | str] = []
     for claim in read():
@@ -179,7 +177,7 @@ def load(path: Path) -> list[dict[str, Any]]:
         judged: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise HarnessError(
-            f"{path}: no verdicts: {error}. `make claims` writes results/cpu/claims.json"
+            f"{path}: not readable: {error}; `make claims` writes that of config cpu"
         ) from None
     return judged
 
@@ -298,15 +296,12 @@ def _high(point: Point) -> float:
     return point.ours.value if math.isnan(point.ours.high) else point.ours.high
 
 
-# Measuring ------------------------------------------------------------------------------------
-
-
 def _measure(
     results: Results,
     claim: Claim,
     tier: Tier,
     evidence: Evidence,
-    of_noise: Callable[[Tier, bool, Quantity], float | None],
+    of_noise: Callable[[Tier, Mode, Kind], float | None],
 ) -> Measured:
     cells = _cells(results, claim, tier, evidence)
     invalid = int(cells[~cells["valid"]].groupby(claim.over).ngroups)
@@ -323,14 +318,14 @@ def _measure(
         found = _arc_against_lru(results, claim, cells)
     if not found.points:
         raise _NotRunError("No point with valid cells of both policies.")
-    noise = None
+    noise_of_mean = None
     if tier != "replay" and claim.quantity in ("hit_rate", "ttft"):
-        band = of_noise(tier, evidence.mode in _CLOCKS[1], claim.quantity)
+        band = of_noise(tier, evidence.mode, claim.quantity)
         if band is None:
             raise _NotRunError("No A/A cells (repeats) in this run to tell it from noise.")
         # Each point has cells of its own.
-        noise = band / math.sqrt(len(found.points))
-    return Measured(found.points, found.mean, found.p, noise, invalid)
+        noise_of_mean = band / math.sqrt(len(found.points))
+    return Measured(found.points, found.mean, found.p, noise_of_mean, invalid)
 
 
 def _cells(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> pd.DataFrame:
@@ -390,11 +385,7 @@ def _by_point(claim: Claim, cells: pd.DataFrame) -> list[tuple[float, pd.DataFra
     """Return the cells of each point; of a claim of the paper's only where it has a value."""
     key = cells["x"].round() if claim.over == "cache_tokens" else cells[claim.over]
     papers = _papers(claim)
-    return [
-        (float(x), own)  # type: ignore[arg-type]
-        for x, own in cells.groupby(key)
-        if not papers or x in papers
-    ]
+    return [(float(x), own) for x, own in cells.groupby(key) if not papers or x in papers]
 
 
 def _arc_against_lru(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
@@ -562,47 +553,3 @@ def _t1_swing(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
 def _of_mean(values: _Array) -> Interval:
     mean, half = mean_interval(list(values))
     return Interval(mean, mean - half, mean + half)
-
-
-# Noise ----------------------------------------------------------------------------------------
-
-
-def _noise(results: Results, tier: Tier, online: bool, quantity: Quantity) -> float | None:
-    return noise(results, tier, _CLOCKS[online], "ttft" if quantity == "ttft" else "hit_rate")
-
-
-def noise(
-    results: Results, tier: Tier, modes: Sequence[Mode], quantity: Literal["hit_rate", "ttft"]
-) -> float | None:
-    """Return within what equal cells differ in 95 % of cases; None without any pair of them.
-
-    Equal are a cell and its repeats, and patched and unpatched vLLM under LRU.
-
-    Args:
-        results: The results.
-        tier: A tier with a clock.
-        modes: Whose cells to take.
-        quantity: ``ttft``: of mean TTFT in percent; ``hit_rate``: in points.
-
-    """
-    differences = []
-    keys = ["mode", "batch_size", "request_rate", "cache_tokens", "seed", "policy"]
-    for workload in results.config.workloads:
-        for mode in modes:
-            cells = results.of(tier, workload, mode)
-            both = pd.concat([cells, results.again(tier, workload, mode)])
-            both = both[both["valid"]]
-            for _, equal in both.groupby(keys, dropna=False):
-                for _, same in equal.groupby(equal["cell"].map(lambda name: _load(results, name))):
-                    values = same.sort_values(["repeat", "engine"])[
-                        "ttft_mean_ms" if quantity == "ttft" else "hit_rate"
-                    ].to_numpy(float)
-                    differences += [
-                        100 * (value / values[0] - 1 if quantity == "ttft" else value - values[0])
-                        for value in values[1:]
-                    ]
-    return noise_band(differences)
-
-
-def _load(results: Results, cell: str) -> str:
-    return results.load(cell).model_dump_json()

@@ -1,8 +1,8 @@
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 from support.drawn import bars, caption, legend, text, whiskered, y_of
 from support.results import experiment, measured, record
@@ -99,30 +99,29 @@ def test_interval_of_a_ratio_is_over_whole_batches(root: Path, tmp_path: Path) -
     assert np.bincount(blocks(96)).tolist() == [10] * 8 + [16]
     rng = np.random.default_rng(1)
     batches = rng.uniform(0.5, 1.5, 12)
-    expected = np.percentile(rng.choice(batches, (20_000, 12)).mean(1), [2.5, 97.5])
+    # Wider by what 12 understate: t(0.975, 11) sqrt(12 / 11) = 2.299, which 1.076 % are beyond.
+    expected = np.percentile(rng.choice(batches, (20_000, 12)).mean(1), [1.076, 98.924])
     width = expected[1] - expected[0]
     assert arc.ends[1] == pytest.approx(list(expected), abs=0.08 * width)
 
 
-def test_unpatched_vllm_is_the_noise(root: Path, tmp_path: Path) -> None:
+def test_equal_cells_are_the_noise(root: Path, tmp_path: Path) -> None:
     def made(spec: CellSpec) -> list[RequestRecord]:
         rows = _made(spec)
-        if spec.engine == "vllm":
+        if not spec.repeat:
             return rows
         return [
             record(row.request, 500 * i, 1.02 * (row.ttft_ms or 0)) for i, row in enumerate(rows)
         ]
 
-    stock = experiment(
-        engine="vllm-stock", policies=["lru"], cache_tokens=[200_000], loads=_LOADS[:1]
-    )
-    figure = batchhttp.draw(measured(root, tmp_path, made, _GRID, stock), _ENTRY)
-    arc, noise = _ratios(figure)
-    assert arc == pytest.approx([1.1, 0.9])
-    # Of batch size 8 only.
-    assert math.isnan(noise[0])
-    assert noise[1] == pytest.approx(1.02)
-    assert legend(figure.axes[1].get_legend()) == ["ARC", "paper, ARC", "LRU, unpatched (noise)"]
+    again = _GRID | {"policies": ["lru"], "repeats": 2}
+    figure = batchhttp.draw(measured(root, tmp_path, made, _GRID, again), _ENTRY)
+    assert _ratios(figure) == [pytest.approx([1.1, 0.9])]
+    shaded = figure.axes[1].collections
+    (band,) = [drawn for drawn in shaded if isinstance(drawn, FillBetweenPolyCollection)]
+    # Two pairs, each off by 2 %: t(0.975, 2) = 4.303.
+    assert band.get_paths()[0].vertices.max(0)[1] == pytest.approx(1.08606, abs=1e-4)
+    assert "by up to 8.6 % in 95 % of cases" in caption(figure)
     assert len(bars(figure.axes[0])) == 4
 
 

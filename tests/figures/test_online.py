@@ -128,7 +128,7 @@ def test_no_cell_at_all_is_refused_by_the_figures_name(root: Path, tmp_path: Pat
 
 
 def _panel(load: OpenLoop | ClosedLoop, workload: str = "docqa-quality") -> Panel:
-    return Panel(workload, load, pd.DataFrame())
+    return Panel(workload, load, pd.DataFrame(), pd.DataFrame())
 
 
 def test_middle_rate_of_each_kind_of_arrivals_and_all_that_has_no_rate() -> None:

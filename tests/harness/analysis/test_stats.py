@@ -3,7 +3,16 @@ import math
 import numpy as np
 import pytest
 
-from harness.analysis.stats import blocks, cluster_interval, mean_interval, ratio_interval
+from harness.analysis.stats import (
+    blocks,
+    cluster_interval,
+    holm,
+    mean_interval,
+    noise_band,
+    p_of_mean,
+    ratio_interval,
+    sums_interval,
+)
 
 
 def test_known_interval() -> None:
@@ -50,9 +59,10 @@ def test_interval_is_between_percentiles_of_resampled_clusters(percentile: float
         drawn = np.concatenate([members[cluster] for cluster in rng.integers(0, 20, 20)])
         found.append(drawn.mean() if percentile is None else np.percentile(drawn, percentile))
     interval = cluster_interval(values, clusters, percentile)
+    # Wider by what 20 understate: t(0.975, 19) sqrt(20 / 19) = 2.147, which 1.588 % are beyond.
+    low, high = np.percentile(found, [1.588, 98.412])
     # Another 2,000 resamples: the ends differ by chance, by a few hundredths of the width.
-    low, high = np.percentile(found, [2.5, 97.5])
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.08 * (high - low))
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.1 * (high - low))
 
 
 @pytest.mark.parametrize("percentile", [None, 50])
@@ -70,6 +80,58 @@ def test_covers_the_truth_where_requests_of_a_cluster_are_alike(percentile: floa
     assert covered["clusters"] / trials == pytest.approx(0.94, abs=0.05)
     # Taking requests for independent is what the clusters are there against.
     assert covered["requests"] / trials < 0.85
+
+
+@pytest.mark.parametrize("count", [6, 12])
+def test_covers_the_truth_with_few_clusters(count: int) -> None:
+    rng = np.random.default_rng(8)
+    trials = 400
+    covered = 0
+    for _ in range(trials):
+        sums = np.column_stack([rng.normal(50, 10, count), rng.normal(100, 5, count)])
+        interval = sums_interval(sums, lambda total: total[..., 0] / total[..., 1])
+        covered += interval.low <= 0.5 <= interval.high
+    # Three standard deviations of a share of 400.
+    assert covered / trials == pytest.approx(0.95, abs=0.033)
+
+
+def test_equal_cells_are_told_apart_as_rarely_as_they_should() -> None:
+    rng = np.random.default_rng(9)
+    trials = 1000
+    found = sum(p_of_mean(rng.normal(0, 3, 12)) < 0.05 for _ in range(trials))
+    assert found / trials == pytest.approx(0.05, abs=0.021)
+    # Of a family of ten, one or more: the p-values are adjusted for that.
+    families = sum(
+        min(holm([p_of_mean(rng.normal(0, 3, 12)) for _ in range(10)])) < 0.05 for _ in range(400)
+    )
+    assert families / 400 < 0.05 + 0.033
+
+
+def test_p_values_of_known_data() -> None:
+    # t = 2 / (1.5811 / sqrt(5)) = 2.828 with 4 degrees of freedom.
+    assert p_of_mean([0, 1, 2, 3, 4]) == pytest.approx(0.0474, abs=1e-4)
+    assert p_of_mean([1.0]) == 1
+    assert p_of_mean([0.0, 0.0]) == 1
+    assert p_of_mean([2.0, 2.0]) == 0
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_noise_of_equal_cells() -> None:
+    assert noise_band([]) is None
+    # t(0.975, 1) = 12.71, t(0.975, 2) = 4.303; the mean difference of equal cells is 0.
+    assert noise_band([-2.0]) == pytest.approx(25.41, abs=0.01)
+    assert noise_band([1.0, -1.0]) == pytest.approx(4.303, abs=1e-3)
+
+
+def test_noise_covers_the_next_pair_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(10)
+    trials = 2000
+    within = sum(
+        abs(next_one) <= (noise_band(seen) or 0)
+        for *seen, next_one in rng.normal(0, 1.5, (trials, 4)).tolist()
+    )
+    assert within / trials == pytest.approx(0.95, abs=0.015)
 
 
 def test_covers_the_truth_of_a_series_in_time() -> None:

@@ -1,0 +1,57 @@
+"""Noise: within what equal cells of one run differ (A/A), for whatever differs by no more.
+
+A difference between policies counts where it is larger than that between cells that do not differ.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+
+from harness.analysis.results import Results
+from harness.analysis.stats import noise_band
+from harness.cell import Tier
+from harness.load.spec import Mode
+
+Kind = Literal["hit_rate", "ttft"]
+# Cells are equal that differ in none of these, nor in their load: repeats, and patched and
+# unpatched vLLM under LRU.
+_KEYS = ["mode", "batch_size", "request_rate", "cache_tokens", "seed", "policy"]
+# In traffic, noise adds up in queues; batches have none.
+_ALIKE: Sequence[Sequence[Mode]] = (("batch", "batch-http"), ("open-loop", "closed-loop"))
+
+
+def band(results: Results, tier: Tier, mode: Mode, kind: Kind) -> float | None:
+    """Return how far from each other two equal cells are in 95 % of cases, at most.
+
+    All pairs of modes alike are taken together, of whatever workload and size: there are few.
+
+    Args:
+        results: The results.
+        tier: A tier with a clock.
+        mode: A mode; of batches or of traffic.
+        kind: ``ttft``: of mean TTFT; ``hit_rate``.
+
+    Returns:
+        In percent of TTFT, in points of hit rate; None if there is no pair.
+
+    """
+    (modes,) = (alike for alike in _ALIKE if mode in alike)
+    differences: list[float] = []
+    for workload in results.config.workloads:
+        for each in modes:
+            cells = pd.concat(
+                [results.of(tier, workload, each), results.again(tier, workload, each)]
+            )
+            cells = cells[cells["valid"]]
+            loads = cells["cell"].map(lambda name: results.load(name).model_dump_json())
+            for _, equal in cells.groupby([*_KEYS, loads.rename("load")], dropna=False):
+                differences += _differences(equal, kind)
+    return noise_band(differences)
+
+
+def _differences(equal: pd.DataFrame, kind: Kind) -> list[float]:
+    """Return how far others are from the first of equal cells."""
+    column = "ttft_mean_ms" if kind == "ttft" else "hit_rate"
+    first, *others = equal.sort_values(["repeat", "engine"])[column]
+    return [100 * (other / first - 1 if kind == "ttft" else other - first) for other in others]
