@@ -118,6 +118,30 @@ FIGURES = {
         (_CHAT,),
         ("closed-loop", "open-loop"),
     ),
+    "fig3-gpu": Entry("Figure 3 on a GPU: doc-QA, QuALITY-like", "measured", "gpu", (_QUALITY,)),
+    "fig6-gpu": Entry(
+        "Figure 6 on a GPU: batch inference, QuALITY-like",
+        "batchhttp",
+        "gpu",
+        (_QUALITY,),
+        ("batch-http",),
+        loads=2,
+    ),
+    "online-ttft-gpu": Entry(
+        "Online traffic on a GPU: distribution of TTFT",
+        "onlinettft",
+        "gpu",
+        (_QUALITY,),
+        ("open-loop",),
+    ),
+    "online-rate-gpu": Entry(
+        "Online traffic on a GPU: TTFT against request rate",
+        "onlinerate",
+        "gpu",
+        (_QUALITY,),
+        ("open-loop",),
+        loads=2,
+    ),
 }
 
 

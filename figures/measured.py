@@ -1,4 +1,4 @@
-"""Figure 3 on real engines: hit rate and measured mean TTFT against cache size, scaled down."""
+"""Figure 3 on real engines: hit rate and measured mean TTFT against cache size."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
