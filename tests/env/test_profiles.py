@@ -1,0 +1,112 @@
+"""The cluster profiles, with the real executors and a cluster that is played.
+
+Jobs are really submitted, really run where they need no GPU, and what a cell asks for is read from
+what the cluster was sent.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support import fake_kubernetes, fake_slurm
+
+from harness import config
+
+_PROFILES = "env/profiles"
+_CONFIG = {
+    "name": "test",
+    "tiers": {"gpu": {"block_size": 16, "scale": 0.05}},
+    "workloads": {"docqa": {"kind": "docqa", "documents": 10, "requests": 10, "window": 10}},
+    "experiments": {
+        "one": {"tier": "gpu", "workload": "docqa", "policies": ["arc"], "cache_tokens": [25_000]}
+    },
+}
+
+
+@pytest.fixture
+def copy(root: Path, tmp_path: Path, tiny_model: Path) -> Path:
+    """A checkout in which a cell of tier gpu lacks nothing but its workload."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("Snakefile", "config", "figures", "harness", "patches", "profiles", "workloads"):
+        source = root / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    shutil.copytree(root / _PROFILES, folder / _PROFILES)
+    shutil.copy(root / "env" / "conda.yaml", folder / "env")
+    shutil.copytree(tiny_model, folder / "build" / "models" / "tiny-qwen3")
+    (folder / "build" / "engines" / "vllm-0.32.0").mkdir(parents=True)
+    (folder / "config" / "test.yaml").write_text(yaml.safe_dump(_CONFIG))
+    return folder
+
+
+def _measure(
+    copy: Path, profile: str, *arguments: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    (cell,) = config.load(copy / "config" / "test.yaml").cells
+    path = os.pathsep.join([str(copy), str(copy / _PROFILES / profile)])
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--configfile", "config/test.yaml"),
+            *("--workflow-profile", f"{_PROFILES}/{profile}", *arguments),
+            f"results/test/cells/{cell}",
+        ],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0  # the cell, which has no GPU
+    assert "Error in rule cell" in run.stderr, run.stderr
+    (workload,) = (copy / "build" / "workloads" / "test" / "gpu").glob("*.jsonl")
+    assert len(workload.read_text().splitlines()) > 10
+    return run
+
+
+def test_slurm_gives_a_cell_a_gpu_and_a_node_of_its_own(copy: Path, tmp_path: Path) -> None:
+    slurm = tmp_path / "slurm"
+    environment = fake_slurm.install(slurm)
+    _measure(copy, "slurm", "--slurm-init-seconds-before-status-checks", "1", **environment)
+    workload, cell = (" ".join(job) for job in fake_slurm.jobs(slurm))
+    assert "--comment rule_workload" in workload
+    assert "--gpus" not in workload
+    assert "--exclusive" not in workload
+    assert "-t 60 --mem 8000 --ntasks=1 --cpus-per-task=1 " in workload
+    assert "--comment rule_cell" in cell
+    assert "-t 120 --mem 64000 --ntasks-per-gpu=1 --cpus-per-task=8 --exclusive " in cell
+    assert " --gpus=1 " in cell
+
+
+def test_kubernetes_gives_a_cell_a_gpu_and_cpus_of_its_own(copy: Path, tmp_path: Path) -> None:
+    with fake_kubernetes.cluster(tmp_path) as cluster:
+        environment = {"KUBECONFIG": str(cluster.kubeconfig)}
+        _measure(copy, "kubernetes", "--seconds-between-status-checks", "1", **environment)
+        workload, cell = (cluster.container(number) for number in range(2))
+        profile = yaml.safe_load((copy / _PROFILES / "kubernetes" / "config.yaml").read_text())
+        claim, path = profile["kubernetes-volume-persistent-volumes"].split(":")
+        for container in (workload, cell):
+            assert container["image"] == profile["container-image"]
+            assert {"name": claim, "mountPath": path} in container["volumeMounts"]
+            assert container["args"][1].startswith(f"cd {copy} && {sys.executable} -m snakemake ")
+        asked = {"cpu": "8000m", "memory": "64000M", "ephemeral-storage": "4000M"}
+        asked["nvidia.com/gpu"] = "1"
+        # Equal, or there is neither a GPU nor a CPU of its own.
+        assert cell["resources"] == {"limits": asked, "requests": asked}
+        assert "nvidia.com/gpu" not in workload["resources"]["requests"]
+        # Kubernetes knows no other wall between cells than the CPUs.
+        (toleration,) = cluster.jobs[1]["spec"]["template"]["spec"]["tolerations"]
+        assert toleration["key"] == "nvidia.com/gpu"
+
+
+@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
+def test_profile_keeps_what_the_default_one_says_of_runs(root: Path, name: str) -> None:
+    default = yaml.safe_load((root / "profiles" / "default" / "config.yaml").read_text())
+    profile = yaml.safe_load((root / _PROFILES / name / "config.yaml").read_text())
+    # A cell has a node for itself, so that cells may run side by side.
+    assert default.pop("resources") == {"engine": 1}
+    assert "resources" not in profile
+    assert default.items() <= profile.items()
