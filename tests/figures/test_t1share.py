@@ -44,10 +44,10 @@ def test_share_of_the_cache_with_its_median_and_the_papers(root: Path, tmp_path:
 
 
 def test_requests_that_warm_up_are_not_drawn(root: Path, tmp_path: Path) -> None:
-    _telemetry(tmp_path, "conversation-mooncake", 200_000, [12_500] * 2000 + [1250] * 10)
+    _telemetry(tmp_path, "conversation-sharegpt", 200_000, [12_500] * 2000 + [1250] * 10)
     cell = row(
         policy="arc",
-        workload="conversation-mooncake",
+        workload="conversation-sharegpt",
         cache_tokens=200_000,
         cell="arc-200000",
     )
@@ -57,7 +57,7 @@ def test_requests_that_warm_up_are_not_drawn(root: Path, tmp_path: Path) -> None
 
 
 def test_nothing_that_could_be_run_is_a_figure_that_says_why(root: Path, tmp_path: Path) -> None:
-    missing = row(policy="arc", workload="conversation-mooncake", valid=False)
+    missing = row(policy="arc", workload="conversation-sharegpt", valid=False)
     figure = t1share.draw(
         results(root, tmp_path, missing | {"invalid_reason": "not run: no network"}), _ENTRY
     )

@@ -67,9 +67,9 @@ def test_papers_gains_are_those_that_it_states() -> None:
     hit_rate = claims._papers(claims.read()[0])
     assert max(hit_rate.values()) == pytest.approx(10.8, abs=0.1)
     assert max(hit_rate, key=hit_rate.__getitem__) == 50
-    assert min(gains["C2"].values()) == pytest.approx(-12.6, abs=0.1)
-    assert max(gains["C3"].values()) == pytest.approx(7.8, abs=0.1)
-    assert max(gains["C4"].values()) == pytest.approx(2.1, abs=0.1)
+    assert min(gains["C2"].values()) == pytest.approx(-12.6, abs=0.2)
+    assert max(gains["C3"].values()) == pytest.approx(7.8, abs=0.2)
+    assert max(gains["C4"].values()) == pytest.approx(2.1, abs=0.2)
     assert gains["C5"][1] == pytest.approx(-6)
 
 
@@ -184,7 +184,8 @@ def test_one_point_against_it_is_enough(root: Path) -> None:
 
 def _replay(root: Path, tmp_path: Path, t1: Callable[[np.ndarray], np.ndarray]) -> Results:
     """Return a replay under ARC at two sizes with a course of T1's share of the cache."""
-    grid = experiment(tier="replay", cache_tokens=[50_000, 250_000, 300_000])
+    sizes = [50_000, 250_000, 300_000]
+    grid = experiment(tier="replay", policies=["arc"], cache_tokens=sizes)
     folder = tmp_path / "cells" / "replay-docqa-quality-s42"
     results = measured(root, tmp_path, lambda spec: [record(0, 0, 1)], grid)
     for name, spec in results.config.cells.items():
