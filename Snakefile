@@ -340,5 +340,5 @@ rule figure:
         config=CONFIG_FILE,
         results=lambda wildcards, input: os.path.dirname(input.cells),
     shell:
-        "python -m figures {wildcards.figure} {params.config} {params.results} {output.png}"
-        " {output.pdf} 2>&1 | tee -i {log} >&2"
+        "python -m figures {wildcards.figure} {params.config} {params.results} 2>&1"
+        " | tee -i {log} >&2"

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import pandas as pd
+
 from harness.analysis.results import Results
 from harness.cell import Tier
 from harness.load.spec import ClosedLoop, Load, OpenLoop
@@ -81,6 +83,20 @@ def noise(band: float | None) -> str:
     if band is None:
         return "No cell was measured twice, so how large noise is is not known."
     return f"Equal cells (A/A) differ in mean TTFT by up to {band:.1f} % in 95 % of cases."
+
+
+def origin(cells: pd.DataFrame) -> str:
+    """Say when and where cells were measured, and with what engine; nothing if none was."""
+    measured = cells[cells["measured_at"].notna()]
+    if measured.empty:
+        return ""
+    days = sorted({str(at)[:10] for at in measured["measured_at"]})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    machines = "; ".join(sorted(set(measured["machine"])))
+    engines = ", ".join(sorted({f"vLLM {version}" for version in measured["engine_version"]}))
+    patches = sorted({str(sha)[:12] for sha in measured["patches_sha256"].dropna()})
+    patched = f", patches {', '.join(patches)}" if patches else ""
+    return f"Measured {when} on {machines}; {engines}{patched}."
 
 
 def not_drawn(invalid: int) -> str:

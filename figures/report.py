@@ -96,11 +96,7 @@ def _shown(results: Results, name: str) -> Shown:
     entry = FIGURES[name]
     png = results.folder / "figures" / f"{name}.png"
     caption = style.saved_caption(png).removeprefix(f"{entry.title}. ")
-    cells = pd.concat(
-        results.of(entry.tier, workload, mode)
-        for workload in entry.workloads
-        for mode in entry.modes
-    )
+    cells = results.cells_of(entry.tier, entry.workloads, entry.modes)
     cells = cells.astype(object).where(cells.notna(), None)
     return Shown(
         name,

@@ -61,6 +61,11 @@ def face(figure: Figure, *sentences: str) -> None:
     figure.suptitle(_wrapped(sentences, width), fontsize="small", x=0.01, ha="left")
 
 
+def foot(figure: Figure, text: str) -> None:
+    """Say below a figure where it comes from."""
+    figure.text(0.01, -0.01, text, fontsize="xx-small", color="dimgray", va="top")
+
+
 def caption(figure: Figure) -> str:
     """Return what a figure says of itself, on one line."""
     return figure.get_suptitle().replace("\n", " ")

@@ -153,6 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--output", type=Path, required=True, help="claims.json to write")
     judge.set_defaults(run=_judge)
 
+    reference = commands.add_parser("reference", help="keep what can be drawn of a run's results")
+    reference.add_argument("config", type=Path)
+    reference.add_argument("results", type=Path, help="folder of the results")
+    reference.add_argument("folder", type=Path, help="folder to write")
+    reference.set_defaults(run=_reference)
+
     verdicts = commands.add_parser("claims", help="print the table of claims and verdicts")
     verdicts.add_argument("verdicts", type=Path, help="claims.json of `harness judge`")
     verdicts.set_defaults(run=_claims)
@@ -261,6 +267,12 @@ def _judge(arguments: argparse.Namespace) -> None:
 
     judged = claims.judge(results.read(arguments.config, arguments.results))
     claims.write(judged, arguments.output)
+
+
+def _reference(arguments: argparse.Namespace) -> None:
+    from harness.analysis import reference
+
+    reference.write(arguments.config, arguments.results, arguments.folder)
 
 
 def _claims(arguments: argparse.Namespace) -> None:

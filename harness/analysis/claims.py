@@ -115,12 +115,13 @@ class Measured:
     """What was found of a claim: its points, their mean, the p-value of no effect, the noise.
 
     ``noise`` is half the width of the band in which the mean of equal cells' differences lies in
-    95 % of cases; None where equal cells are equal.
+    95 % of cases; None where equal cells are equal. ``p`` is None of a claim that there is none,
+    which is not a test of no effect.
     """
 
     points: list[Point]
     mean: Interval
-    p: float
+    p: float | None
     noise: float | None
     left_out: int = 0
 
@@ -151,10 +152,12 @@ def judge(results: Results) -> list[dict[str, Any]]:
             except _NotRunError as error:
                 found.append(str(error))
             rows.append((claim, tier, evidence))
-    adjusted = iter(holm([one.p for one in found if isinstance(one, Measured)]))
+    adjusted = iter(
+        holm([one.p for one in found if isinstance(one, Measured) and one.p is not None])
+    )
     judged = []
     for (claim, tier, evidence), one in zip(rows, found, strict=True):
-        p = next(adjusted) if isinstance(one, Measured) else None
+        p = next(adjusted) if isinstance(one, Measured) and one.p is not None else None
         judged.append(_row(claim, tier, evidence, one, p))
     return judged
 
@@ -197,7 +200,6 @@ def _row(
     if isinstance(found, str):
         nothing = dict.fromkeys(("paper", "ours", "ci95", "p", "noise"))
         return row | nothing | {"verdict": "not run", "reason": found, "points": []}
-    assert p is not None
     verdict, reason = verdict_of(claim, evidence, found, p)
     papers = [point.paper for point in found.points if point.paper is not None]
     if found.left_out:
@@ -227,14 +229,16 @@ def _ends(interval: Interval) -> list[float] | None:
     return None if math.isnan(interval.low) else [interval.low, interval.high]
 
 
-def verdict_of(claim: Claim, evidence: Evidence, found: Measured, p: float) -> tuple[Verdict, str]:
+def verdict_of(
+    claim: Claim, evidence: Evidence, found: Measured, p: float | None
+) -> tuple[Verdict, str]:
     """Return the verdict on a claim, and why in a sentence.
 
     Args:
         claim: The claim.
         evidence: Of the tier.
         found: What was measured.
-        p: Its p-value, adjusted.
+        p: Its p-value, adjusted; None of a claim that there is none.
 
     """
     unit, tolerance = UNITS[claim.quantity], evidence.tolerance
@@ -252,6 +256,7 @@ def verdict_of(claim: Claim, evidence: Evidence, found: Measured, p: float) -> t
     noise = found.noise or 0.0
     if sign * found.mean.value <= 0:
         return "not reproduced", "The mean difference has the other direction, or is none."
+    assert p is not None
     if p >= ALPHA:
         return "not reproduced", f"The difference may be chance (p = {p:.2g} after Holm)."
     if abs(found.mean.value) <= noise:
@@ -269,7 +274,7 @@ def verdict_of(claim: Claim, evidence: Evidence, found: Measured, p: float) -> t
     if against:
         return "not reproduced", f"The difference has the other direction at {', '.join(against)}."
     beyond = "chance and noise" if found.noise is not None else "chance"
-    direction = f"The difference has the claimed direction beyond {beyond} (p = {p:.2g} after Holm)"
+    direction = f"The difference has the claimed direction beyond {beyond}"
     off = [
         point.at
         for point in found.points
@@ -325,7 +330,8 @@ def _measure(
             raise _NotRunError("No A/A cells (repeats) in this run to tell it from noise.")
         # Each point has cells of its own.
         noise_of_mean = band / math.sqrt(len(found.points))
-    return Measured(found.points, found.mean, found.p, noise_of_mean, invalid)
+    p = None if claim.expect == "flat" else found.p
+    return Measured(found.points, found.mean, p, noise_of_mean, invalid)
 
 
 def _cells(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> pd.DataFrame:
@@ -348,7 +354,9 @@ def _cells(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> pd
 
 
 def _papers(claim: Claim) -> dict[float, float]:
-    """Return the paper's values by cache size in thousand tokens, or by batch size."""
+    """Return the paper's values by cache size in thousand tokens, or by batch size, if any."""
+    if claim.source == "ours":
+        return {}
     if claim.quantity == "t1_median":
         points = paper.points("fig7", claim.workload)
         return dict(zip(points["x"] / 1000, 100 * points["value"], strict=True))
@@ -440,7 +448,7 @@ def _batch_effect(results: Results, claim: Claim, cells: pd.DataFrame) -> Measur
             points.append(Point(f"{name}, batch size {size:.0f}", sums_interval(rows, _difference)))
             sums.append(_difference(rows.sum(0)))
     mean = float(np.mean(sums)) if sums else math.nan
-    return Measured(points, Interval(mean, math.nan, math.nan), 1.0, None)
+    return Measured(points, Interval(mean, math.nan, math.nan), None, None)
 
 
 def _difference(total: _Array) -> _Array:

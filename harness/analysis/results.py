@@ -1,5 +1,6 @@
 """What figures and claims are drawn from: a config, the tables of its results, its cells."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ class Results:
         self._check_origin(cells, tier, workload)
         return cells[cells["repeat"] == 0]
 
+    def cells_of(self, tier: Tier, workloads: Sequence[str], modes: Sequence[Mode]) -> pd.DataFrame:
+        """Return the cells of several workloads and modes, each once; raises as ``of``."""
+        return pd.concat([self.of(tier, name, mode) for name in workloads for mode in modes])
+
     def again(self, tier: Tier, workload: str, mode: Mode) -> pd.DataFrame:
         """Return the cells that repeat one of ``of``'s; raises as that."""
         cells = self._of(tier, workload, mode)
@@ -82,14 +87,23 @@ class Results:
 
     def telemetry(self, cell: "pd.Series[Any]") -> pd.DataFrame:
         """Return the policy's state after each batch of a cell; raises as ``requests``."""
-        return self._read(cell, TELEMETRY)
+        return self.read_table(cell, TELEMETRY)
 
-    def _read(self, cell: "pd.Series[Any]", name: str) -> pd.DataFrame:
-        """Read a table of a cell; a row of ``cells``."""
+    def folder_of(self, cell: "pd.Series[Any]") -> Path:
+        """Return the folder of a cell, a row of ``cells``."""
         folder = self.folder / "cells"
         if cell["tier"] == "replay":
             folder /= f"replay-{cell['workload']}-s{cell['seed']}"
-        path = folder / str(cell["cell"]) / name
+        return folder / str(cell["cell"])
+
+    def read_table(self, cell: "pd.Series[Any]", name: str) -> pd.DataFrame:
+        """Return a table of a cell, as it is in its folder.
+
+        Raises:
+            HarnessError: if the file is missing or damaged.
+
+        """
+        path = self.folder_of(cell) / name
         try:
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:
@@ -121,7 +135,7 @@ class Results:
             HarnessError: if the file is missing or damaged.
 
         """
-        requests = self._read(cell, REQUESTS)
+        requests = self.read_table(cell, REQUESTS)
         requests = requests[~requests["warm_up"]].sort_values("request", ignore_index=True)
         start = "scheduled_ns" if cell["mode"] == "open-loop" else "sent_ns"
         return requests.assign(ttft_ms=(requests["first_token_ns"] - requests[start]) / 1e6)

@@ -32,14 +32,15 @@ def test_scale_of_another_config(root: Path, tmp_path: Path, cpu: Results) -> No
     assert "(50k at" in captions.cache(smoke, "cpu", "docqa-quality", 3136)
 
 
-def test_real_text_and_real_conversations(cpu: Results) -> None:
-    assert captions.workload(cpu, "replay", "docqa-qmsum") == (
+def test_real_text_and_real_conversations(root: Path, tmp_path: Path, cpu: Results) -> None:
+    more = Results(config.load(root / "config" / "seeds.yaml"), tmp_path, cpu.cells, cpu.policies)
+    assert captions.workload(more, "replay", "docqa-qmsum") == (
         "Doc-QA on 381 documents of real text (qmsum), at the paper's scale"
     )
     assert captions.workload(cpu, "cpu", "conversation-chat") == (
         "Conversations of ShareGPT at their own size"
     )
-    assert captions.workload(cpu, "replay", "conversation-mooncake") == (
+    assert captions.workload(more, "replay", "conversation-mooncake") == (
         "Conversations of mooncake at their own size"
     )
     assert captions.cache(cpu, "cpu", "conversation-chat", 8000) == "cache of 8,000 tokens"

@@ -47,9 +47,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _draw(root: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "figures", "fig3", "config/cpu.yaml", str(folder)]
     return subprocess.run(
-        [*command, str(folder / "f" / "fig3.png"), str(folder / "f" / "fig3.pdf")],
+        [sys.executable, "-m", "figures", "fig3", "config/cpu.yaml", str(folder)],
         cwd=root,
         capture_output=True,
         text=True,
@@ -60,9 +59,9 @@ def _draw(root: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
 def test_command_writes_both_files_whole(root: Path, folder: Path) -> None:
     run = _draw(root, folder)
     assert run.returncode == 0, run.stderr
-    assert sorted(path.name for path in (folder / "f").iterdir()) == ["fig3.pdf", "fig3.png"]
-    assert (folder / "f" / "fig3.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "f" / "fig3.pdf").read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == ["fig3.pdf", "fig3.png"]
+    assert (folder / "figures" / "fig3.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "figures" / "fig3.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize("missing", ["cells.csv", "policies.csv"])
@@ -73,4 +72,4 @@ def test_missing_table_is_one_message(root: Path, folder: Path, missing: str) ->
     assert run.stderr.startswith("error: ")
     assert missing in run.stderr
     assert "Traceback" not in run.stderr
-    assert not (folder / "f").exists()
+    assert not (folder / "figures").exists()

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from support.results import due, experiment, measured, open_loop
+
+from harness.analysis import claims, reference, results
+from harness.analysis.results import Results
+from harness.cell import CellSpec
+from harness.errors import HarnessError
+from harness.measure.records import RequestRecord
+
+
+def _made(spec: CellSpec) -> list[RequestRecord]:
+    cached = 40 if spec.policy == "arc" else 30
+    return [due(i, 100 * i, 60 + i % 7, cached_tokens=cached + i % 3) for i in range(100)]
+
+
+@pytest.fixture
+def ran(root: Path, tmp_path: Path) -> Results:
+    loads = [open_loop(8), open_loop(9)]
+    grid = experiment(policies=["lru", "dbl", "arc"], loads=loads)
+    found = measured(
+        root, tmp_path / "ran", _made, grid, grid | {"policies": ["lru"], "repeats": 2}
+    )
+    found.policies.to_csv(found.folder / "policies.csv", index=False)
+    (found.folder / "policies.md").write_text("# Policies\n")
+    (tmp_path / "ran.yaml").write_text(yaml.safe_dump(found.config.model_dump(mode="json")))
+    return found
+
+
+def test_claims_of_what_is_kept_are_those_of_the_run(ran: Results, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "old").touch()
+    reference.write(tmp_path / "ran.yaml", ran.folder, kept)
+    found = results.read(kept / "config.yaml", kept)
+    assert claims.judge(found) == claims.judge(ran)
+    assert any(row["verdict"] != "not run" for row in claims.judge(found))
+    pd.testing.assert_frame_equal(found.cells, ran.cells)
+    # Nothing that was there, none of policies that nothing compares, no engine's logs.
+    files = {path.name for path in kept.rglob("*") if path.is_file()}
+    assert files == {"config.yaml", "cells.csv", "policies.csv", "policies.md", "requests.parquet"}
+    assert not list(kept.glob("cells/*dbl"))
+
+
+def test_what_is_missing_is_named_and_nothing_is_replaced(ran: Results, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    next(ran.folder.glob("cells/*arc/requests.parquet")).unlink()
+    with pytest.raises(HarnessError, match=r"requests\.parquet: not readable"):
+        reference.write(tmp_path / "ran.yaml", ran.folder, kept)
+    assert not list(kept.iterdir())
