@@ -1,5 +1,6 @@
 """The DAG as a whole: what it would run, what it refuses, and what an interruption leaves."""
 
+import json
 import os
 import shutil
 import signal
@@ -46,7 +47,7 @@ def _snakemake(
     )
 
 
-@pytest.mark.parametrize("name", ["cpu", "smoke"])
+@pytest.mark.parametrize("name", ["cpu", "smoke", "seeds", "saturation", "paper", "nightly"])
 def test_dry_run_has_every_cell_once(copy: Path, name: str) -> None:
     run = _snakemake(copy, "figures", "--dry-run", "--configfile", f"config/{name}.yaml")
     assert run.returncode == 0, run.stderr
@@ -189,3 +190,41 @@ def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes
     run = _snakemake(copy, *arguments, **environment)
     assert run.returncode != 0
     assert "not the right file: its sha256 is" in run.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_papers_own_setting_runs_to_its_claims_with_the_small_model(copy: Path) -> None:
+    """All but the GPU: the same config with the cells of the paper's largest gain, made small."""
+    content = yaml.safe_load((copy / "config/paper.yaml").read_text())
+    content |= {"name": "small", "tiers": {"cpu": _SMALL}}
+    kept = {name: content["experiments"][name] for name in ("figure-3", "noise")}
+    for experiment in kept.values():
+        experiment |= {"tier": "cpu", "cache_tokens": [50_000]}
+    kept["figure-3"]["policies"] = ["lru", "arc"]
+    (copy / "config/small.yaml").write_text(yaml.safe_dump(content | {"experiments": kept}))
+    run = _snakemake(copy, "figures", "--configfile", "config/small.yaml")
+    assert run.returncode == 0, run.stderr
+    results = copy / "results" / "small"
+    cells = tables.read_cells(results / "cells.csv")
+    assert len(cells) == 3
+    assert cells["valid"].all()
+    verdicts = {
+        (row["id"], row["tier"], row["quantity"]): row
+        for row in json.loads((results / "claims.json").read_text())
+    }
+    # Judged, whatever so few requests say.
+    assert verdicts["C1", "cpu", "hit_rate"]["points"][0]["at"] == "50k tokens"
+    assert verdicts["C2", "cpu", "ttft"]["noise"] is not None
+    assert verdicts["C2", "gpu", "ttft"]["verdict"] == "not run"
+    assert "C2" in (results / "report.html").read_text()
+
+
+_SMALL = {
+    "model": "tiny-qwen3",
+    "dtype": "float32",
+    "block_size": 32,
+    "threads": 1,
+    "scale": 0.0625,
+    "requests": 48,
+}
