@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -83,7 +85,7 @@ def test_slurm_gives_a_cell_a_gpu_and_a_node_of_its_own(copy: Path, tmp_path: Pa
 
 def test_kubernetes_gives_a_cell_a_gpu_and_cpus_of_its_own(copy: Path, tmp_path: Path) -> None:
     with fake_kubernetes.cluster(tmp_path) as cluster:
-        environment = {"KUBECONFIG": str(cluster.kubeconfig)}
+        environment = {"KUBECONFIG": str(cluster.kubeconfig), "HF_HOME": "/volume/huggingface"}
         _measure(copy, "kubernetes", "--seconds-between-status-checks", "1", **environment)
         workload, cell = (cluster.container(number) for number in range(2))
         profile = yaml.safe_load((copy / _PROFILES / "kubernetes" / "config.yaml").read_text())
@@ -91,15 +93,43 @@ def test_kubernetes_gives_a_cell_a_gpu_and_cpus_of_its_own(copy: Path, tmp_path:
         for container in (workload, cell):
             assert container["image"] == profile["container-image"]
             assert {"name": claim, "mountPath": path} in container["volumeMounts"]
+            assert [variable["name"] for variable in container["env"]] == ["HF_HOME"]
             assert container["args"][1].startswith(f"cd {copy} && {sys.executable} -m snakemake ")
         asked = {"cpu": "8000m", "memory": "64000M", "ephemeral-storage": "4000M"}
         asked["nvidia.com/gpu"] = "1"
         # Equal, or there is neither a GPU nor a CPU of its own.
         assert cell["resources"] == {"limits": asked, "requests": asked}
         assert "nvidia.com/gpu" not in workload["resources"]["requests"]
-        # Kubernetes knows no other wall between cells than the CPUs.
         (toleration,) = cluster.jobs[1]["spec"]["template"]["spec"]["tolerations"]
         assert toleration["key"] == "nvidia.com/gpu"
+        (role,) = (part for part in _submit(copy) if part["kind"] == "Role")
+        allowed = {
+            (verb, resource)
+            for rule in role["rules"]
+            for verb, resource in product(rule["verbs"], rule["resources"])
+        }
+        # The rest is asked for when a pod is left over, or has failed.
+        assert allowed - cluster.asked == {("delete", "pods"), ("get", "pods/log")}
+        assert cluster.asked <= allowed
+
+
+def _submit(root: Path) -> list[dict[str, Any]]:
+    text = (root / _PROFILES / "kubernetes" / "submit.yaml").read_text()
+    return list(yaml.safe_load_all(text))
+
+
+def test_submitting_pod_is_like_those_of_the_jobs(root: Path) -> None:
+    profile = yaml.safe_load((root / _PROFILES / "kubernetes" / "config.yaml").read_text())
+    claim, path = profile["kubernetes-volume-persistent-volumes"].split(":")
+    parts = {part["kind"]: part for part in _submit(root)}
+    pod = parts["Pod"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == profile["container-image"]
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == [path]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
+    assert parts["PersistentVolumeClaim"]["metadata"]["name"] == claim
+    assert profile["envvars"] in [variable["name"] for variable in container["env"]]
+    assert parts["ServiceAccount"]["metadata"]["name"] == pod["serviceAccountName"]
 
 
 @pytest.mark.parametrize("name", ["slurm", "kubernetes"])

@@ -18,13 +18,17 @@ import yaml
 
 
 class Cluster(ThreadingHTTPServer):
-    """The jobs that it was given, in that order, and a kubeconfig that leads to it."""
+    """The jobs that it was given, in that order, and a kubeconfig that leads to it.
+
+    ``asked`` is what a role must allow for that: verb and resource.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.jobs: list[dict[str, Any]] = []
         self.ended: dict[str, bool] = {}
+        self.asked: set[tuple[str, str]] = set()
         self.kubeconfig = folder / "kubeconfig"
         server = {"server": f"http://127.0.0.1:{self.server_port}"}
         content = {
@@ -66,12 +70,13 @@ class _Handler(BaseHTTPRequestHandler):
     server: Cluster
 
     def do_POST(self) -> None:
-        content = json.loads(self._body())
+        content = json.loads(self._note("create"))
         if self.path.endswith("/jobs"):
             self.server.run(content)
         self._reply(content)
 
     def do_GET(self) -> None:
+        self._note("get" if self.path.endswith("/status") else "list")
         if self.path.endswith("/status"):
             name = self.path.split("/")[-2]
             status = {"succeeded" if self.server.ended[name] else "failed": 1}
@@ -81,10 +86,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply({"items": []})  # pods: gone
 
     def do_DELETE(self) -> None:
-        self._body()
+        self._note("delete")
         self._reply({"status": "Success"})
 
-    def _body(self) -> bytes:
+    def _note(self, verb: str) -> bytes:
+        """Note what is asked for; return the body."""
+        resource = self.path.partition("?")[0].split("/namespaces/default/")[1].split("/")
+        self.server.asked.add((verb, "/".join(resource[::2])))
         return self.rfile.read(int(self.headers["Content-Length"] or 0))
 
     def _reply(self, content: dict[str, Any]) -> None:
