@@ -54,6 +54,7 @@ def _measure(
         [
             *(sys.executable, "-m", "snakemake", "--configfile", "config/test.yaml"),
             *("--workflow-profile", f"{_PROFILES}/{profile}", *arguments),
+            *("--seconds-between-status-checks", "1"),
             f"results/test/cells/{cell}",
         ],
         cwd=copy,
@@ -86,7 +87,7 @@ def test_slurm_gives_a_cell_a_gpu_and_a_node_of_its_own(copy: Path, tmp_path: Pa
 def test_kubernetes_gives_a_cell_a_gpu_and_cpus_of_its_own(copy: Path, tmp_path: Path) -> None:
     with fake_kubernetes.cluster(tmp_path) as cluster:
         environment = {"KUBECONFIG": str(cluster.kubeconfig), "HF_HOME": "/volume/huggingface"}
-        _measure(copy, "kubernetes", "--seconds-between-status-checks", "1", **environment)
+        _measure(copy, "kubernetes", **environment)
         workload, cell = (cluster.container(number) for number in range(2))
         profile = yaml.safe_load((copy / _PROFILES / "kubernetes" / "config.yaml").read_text())
         claim, path = profile["kubernetes-volume-persistent-volumes"].split(":")
