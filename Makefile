@@ -16,7 +16,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda figures figures-from-reference claims smoke data test bench test-upstream lint format lock patches clean
+.PHONY: help env env-cuda figures claims smoke data test bench test-upstream lint format lock patches clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,15 +29,6 @@ env-cuda: ## The same for an NVIDIA GPU; later targets then keep to it
 
 figures: env ## Run every experiment, draw every figure, judge every claim (CORES=all)
 	$(IN_ENV) snakemake figures --cores $(CORES)
-
-figures-from-reference: env ## Draw figures, claims and report from results that come with the project
-	rm -rf results/reference
-	mkdir -p results
-	cp -r reference/cpu results/reference
-	$(IN_ENV) python -m figures all results/reference/config.yaml results/reference
-	$(IN_ENV) harness judge results/reference/config.yaml results/reference --output results/reference/claims.json
-	$(IN_ENV) python -m figures.report results/reference/config.yaml results/reference results/reference/report.html
-	$(IN_ENV) harness claims results/reference/claims.json
 
 claims: env ## Say of each claim whether the main job reproduced it
 	$(IN_ENV) snakemake results/cpu/claims.json --cores $(CORES)

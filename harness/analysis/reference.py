@@ -1,7 +1,7 @@
 """Results to keep: what figures, claims and the report read of a run, and no more.
 
-``reference/`` in the project holds such a copy, so that all of them can be drawn on a machine that
-ran nothing.
+All of them can then be drawn on a machine that ran nothing: ``python -m figures all CONFIG RESULTS``,
+``harness judge`` and ``python -m figures.report`` take such a folder for a run's results.
 """
 
 import os
