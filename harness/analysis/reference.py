@@ -1,7 +1,7 @@
 """Results to keep: what figures, claims and the report read of a run, and no more.
 
-All of them can then be drawn on a machine that ran nothing: ``python -m figures all CONFIG RESULTS``,
-``harness judge`` and ``python -m figures.report`` take such a folder for a run's results.
+All of them can then be drawn on a machine that ran nothing: ``python -m figures all``, ``harness
+judge`` and ``python -m figures.report`` take such a folder for a run's results.
 """
 
 import os
