@@ -3,7 +3,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from support.results import CHAT, due, experiment, measured, open_loop, record
+from support.results import (
+    CHAT,
+    due,
+    experiment,
+    measured,
+    open_loop,
+    record,
+    results,
+    row,
+)
 
 from harness.analysis.results import Results
 from harness.cell import CellSpec
@@ -80,3 +89,53 @@ def test_requests_that_cannot_be_read_are_refused(
         path.write_bytes(content)
     with pytest.raises(HarnessError, match=r"requests\.parquet: not readable"):
         drawn_from.requests(cell)
+
+
+_ORIGIN = {
+    "engine_version": "0.32.0",
+    "patches_sha256": "aaaa",
+    "model_sha256": "bbbb",
+    "machine": "one, 2 cores",
+}
+
+
+def _of_two_origins(root: Path, tmp_path: Path, tier: str, **other: str) -> Results:
+    one = row(tier=tier, engine="vllm", cell="a") | _ORIGIN
+    return results(root, tmp_path, one, one | {"policy": "arc", "cell": "b"} | other)
+
+
+@pytest.mark.parametrize(
+    ("column", "what"),
+    [
+        ("engine_version", "engine versions"),
+        ("patches_sha256", "patches"),
+        ("model_sha256", "models"),
+        ("machine", "machines"),
+    ],
+)
+def test_cells_of_different_origin_are_not_compared(
+    root: Path, tmp_path: Path, column: str, what: str
+) -> None:
+    mixed = _of_two_origins(root, tmp_path, "cpu", **{column: "other"})
+    with pytest.raises(HarnessError, match=f"of different {what} .*other, as b.*Remove"):
+        mixed.of("cpu", "docqa-quality")
+    # What is not valid is not compared, and stays.
+    mixed.cells.loc[1, "valid"] = False
+    assert len(mixed.of("cpu", "docqa-quality")) == 2
+
+
+def test_without_a_clock_machines_may_differ(root: Path, tmp_path: Path) -> None:
+    mixed = _of_two_origins(root, tmp_path, "replay", machine="other")
+    assert len(mixed.of("replay", "docqa-quality")) == 2
+
+
+def test_the_stock_engine_has_no_patches_and_may_be_compared(root: Path, tmp_path: Path) -> None:
+    stock = {"engine": "vllm-stock", "patches_sha256": None}
+    both = _of_two_origins(root, tmp_path, "cpu", **stock)  # type: ignore[arg-type]
+    assert len(both.of("cpu", "docqa-quality")) == 2
+
+
+def test_repeats_are_not_held_against_others(root: Path, tmp_path: Path) -> None:
+    again = _of_two_origins(root, tmp_path, "cpu", repeat=1)  # type: ignore[arg-type]
+    assert list(again.of("cpu", "docqa-quality")["cell"]) == ["a"]
+    assert list(again.again("cpu", "docqa-quality", "batch")["cell"]) == ["b"]
