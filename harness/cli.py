@@ -163,6 +163,14 @@ def _parser() -> argparse.ArgumentParser:
     verdicts.add_argument("verdicts", type=Path, help="claims.json of `harness judge`")
     verdicts.set_defaults(run=_claims)
 
+    gate = commands.add_parser("gate", help="hold tonight's claims against the nights before")
+    gate.add_argument("verdicts", type=Path, help="claims.json of `harness judge`")
+    gate.add_argument("--history", type=Path, required=True, help="JSON lines file, a line a night")
+    gate.add_argument(
+        "--append", action="store_true", help="add tonight; makes the file if need be"
+    )
+    gate.set_defaults(run=_gate)
+
     data = commands.add_parser("data", help="list the data sets, and download what is missing")
     data.set_defaults(run=_data)
     return parser
@@ -252,6 +260,20 @@ def _bounds(arguments: argparse.Namespace) -> None:
         path=arguments.output,
         report=lambda line: print(f"{arguments.output.stem}: {line}", file=sys.stderr, flush=True),
     )
+
+
+def _gate(arguments: argparse.Namespace) -> None:
+    from harness.analysis import gate
+
+    if not (arguments.append or arguments.history.exists()):
+        raise HarnessError(f"{arguments.history}: no such history; --append begins one")
+    night, history = gate.read_night(arguments.verdicts), gate.read_history(arguments.history)
+    if arguments.append:
+        gate.append(arguments.history, night)
+    judgements = gate.judge(night, history)
+    print(gate.table(night, history, judgements), flush=True)
+    if alarms := gate.alarms(judgements):
+        raise HarnessError("\n  ".join([f"{arguments.verdicts} raises alarms:", *alarms]))
 
 
 def _policies(arguments: argparse.Namespace) -> None:
