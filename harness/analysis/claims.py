@@ -411,6 +411,8 @@ def _arc_against_lru(results: Results, claim: Claim, cells: pd.DataFrame) -> Mea
     common = sums[0].index
     for one in sums[1:]:
         common = common.intersection(one.index)
+    if common.empty:
+        raise _NotRunError("No requests that all points have.")
     # Clusters x points x (ARC, LRU, prompt tokens).
     stacked = np.stack([one.loc[common].to_numpy(float) for one in sums], axis=1)
     flat = stacked.reshape(len(stacked), -1)
@@ -510,12 +512,19 @@ def _t1_windows(results: Results, cell: "pd.Series[Any]", window: int) -> list[_
 
 
 def _t1(results: Results, claim: Claim, cells: pd.DataFrame) -> dict[float, list[list[_Array]]]:
-    """Return T1's share by cache size and seed, a row a window."""
+    """Return T1's share by cache size and seed, a row a window, of seeds that all sizes have."""
     window = int(getattr(results.config.workloads[claim.workload], "window", 512))
-    cells = cells[cells["policy"] == "arc"]
+    points = _by_point(claim, cells[cells["policy"] == "arc"])
+    seeds = set.intersection(*(set(own["seed"]) for _, own in points)) if points else set()
+    if not seeds:
+        raise _NotRunError("No seed that all cache sizes have.")
     return {
-        x: [_t1_windows(results, cell, window) for _, cell in own.sort_values("seed").iterrows()]
-        for x, own in _by_point(claim, cells)
+        x: [
+            _t1_windows(results, cell, window)
+            for _, cell in own.sort_values("seed").iterrows()
+            if cell["seed"] in seeds
+        ]
+        for x, own in points
     }
 
 
@@ -543,11 +552,7 @@ def _t1_swing(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
     points, of_sizes = [], []
     for x, of_seeds in _t1(results, claim, cells).items():
         alike = np.array(
-            [
-                np.corrcoef(one, other)[0, 1]
-                for rows in of_seeds
-                for one, other in pairwise(rows[1:])
-            ]
+            [_correlation(one, other) for rows in of_seeds for one, other in pairwise(rows[1:])]
         )
         if len(alike):
             points.append(Point(_at(claim, x), _of_mean(alike)))
@@ -556,6 +561,13 @@ def _t1_swing(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
         raise _NotRunError("Fewer than three windows.")
     mean = np.mean(of_sizes, axis=0)
     return Measured(points, _of_mean(mean), p_of_mean(mean), None)
+
+
+def _correlation(one: _Array, other: _Array) -> float:
+    """Return Pearson's correlation; 0 of what does not change."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _of_mean(values: _Array) -> Interval:

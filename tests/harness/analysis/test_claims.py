@@ -182,15 +182,17 @@ def test_one_point_against_it_is_enough(root: Path) -> None:
     assert claims.verdict_of(claim, claim.tiers["cpu"], noisy, 1e-9)[0] == "reproduced"
 
 
-def _replay(root: Path, tmp_path: Path, t1: Callable[[np.ndarray], np.ndarray]) -> Results:
+def _replay(
+    root: Path, tmp_path: Path, t1: Callable[[np.ndarray], np.ndarray], *more: dict[str, Any]
+) -> Results:
     """Return a replay under ARC at two sizes with a course of T1's share of the cache."""
     sizes = [50_000, 250_000, 300_000]
     grid = experiment(tier="replay", policies=["arc"], cache_tokens=sizes)
-    folder = tmp_path / "cells" / "replay-docqa-quality-s42"
-    results = measured(root, tmp_path, lambda spec: [record(0, 0, 1)], grid)
+    results = measured(root, tmp_path, lambda spec: [record(0, 0, 1)], grid, *more)
     for name, spec in results.config.cells.items():
         rising = spec.cache_tokens / 300_000
         share = 0.2 * rising + t1(np.arange(3072))
+        folder = tmp_path / "cells" / f"replay-docqa-quality-s{spec.seed}"
         (folder / name).mkdir(parents=True)
         state = pd.DataFrame({"request": range(3072), "t1": share * spec.cache_blocks})
         state.to_parquet(folder / name / "telemetry.parquet")
@@ -220,6 +222,27 @@ def test_swing_with_the_windows_is_told_from_noise(root: Path, tmp_path: Path) -
     assert _judged(swinging, "C6", "replay", "t1_swing")["verdict"] == "reproduced"
     random = _replay(root, tmp_path / "b", lambda at: rng.uniform(0.2, 0.4, len(at)))
     assert _judged(random, "C6", "replay", "t1_swing")["verdict"] == "not reproduced"
+
+
+def test_sizes_are_compared_by_the_seeds_that_all_have(root: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    results = _replay(
+        root,
+        tmp_path,
+        lambda at: 0.15 + rng.normal(0, 0.01, len(at)),
+        experiment(tier="replay", policies=["arc"], cache_tokens=[50_000], seeds=[42, 43]),
+    )
+    assert len(_judged(results, "C6", "replay", "t1_median")["points"]) == 2
+    assert _judged(results, "C6", "replay", "t1_swing")["verdict"] == "not reproduced"
+    other = _GRID | {"seeds": [43], "cache_tokens": [200_000]}
+    apart = measured(root, tmp_path / "apart", _made(9, 0.12), _GRID, other)
+    reason = _judged(apart, "C1", "cpu", "hit_rate")["reason"]
+    assert reason == "No requests that all points have."
+
+
+def test_share_that_never_changes_does_not_swing(root: Path, tmp_path: Path) -> None:
+    results = _replay(root, tmp_path, lambda at: np.full(len(at), 0.5))
+    assert _judged(results, "C6", "replay", "t1_swing")["verdict"] == "not reproduced"
 
 
 def test_written_whole_and_read_again(tmp_path: Path) -> None:
