@@ -48,7 +48,7 @@ def test_cells_are_the_product_each_once_at_the_exact_size() -> None:
     assert all(name == cell.id for name, cell in cells.items())
 
 
-@pytest.mark.parametrize("name", ["cpu", "smoke", "seeds", "saturation"])
+@pytest.mark.parametrize("name", ["cpu", "smoke", "seeds", "saturation", "paper", "nightly"])
 def test_shipped_configs_are_valid(root: Path, name: str) -> None:
     assert config.load(root / "config" / f"{name}.yaml").name == name
 
@@ -62,13 +62,24 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
     assert workload.requests == 3072
     assert cpu.tiers["replay"].block_size == 16
     assert cpu.tiers["replay"].scale == 1
-    for name in ("figure-3", "figure-3-qmsum", "figure-4"):
+    for name in ("figure-3", "figure-3-original", "figure-4"):
         assert cpu.experiments[name].cache_tokens == tuple(range(50_000, 300_001, 50_000))
     seeds = config.load(root / "config" / "seeds.yaml")
     assert len(seeds.experiments["figure-3"].seeds) >= 5
     # What they share, they say alike.
     assert seeds.tiers == cpu.tiers
-    assert seeds.workloads == {name: cpu.workloads[name] for name in seeds.workloads}
+    shared = seeds.workloads.keys() & cpu.workloads.keys()
+    assert len(shared) >= 3
+    assert all(seeds.workloads[name] == cpu.workloads[name] for name in shared)
+    paper = config.load(root / "config" / "paper.yaml")
+    assert paper.workloads["docqa-quality"] == workload
+    assert paper.tiers["gpu"].scale == 1
+    assert paper.tiers["gpu"].block_size == 16
+    nightly = config.load(root / "config" / "nightly.yaml")
+    assert nightly.tiers == paper.tiers
+    # The same cells, but one that is measured again.
+    others = [cell for name, cell in nightly.cells.items() if paper.cells.get(name) != cell]
+    assert all(cell.repeat for cell in others)
     bailian = cpu.workloads["conversation-bailian-a"]
     assert isinstance(bailian, Trace)
     assert (bailian.warm_up, bailian.output_tokens) == (20_000, 1)
