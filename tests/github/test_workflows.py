@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def test_night_runs_commands_that_there_are(root: Path) -> None:
     assert [arguments[0] for arguments in harness] == ["claims", "gate"]
     for arguments in harness:
         cli._parser().parse_args(arguments)
+    history, png = _PLACES["$HISTORY"], f"{_PLACES['$RESULTS']}/trend.png"
+    assert _commands("nightly-gpu", ".venv/bin/python") == [["-m", "figures.trend", history, png]]
+    assert find_spec("figures.trend")
 
 
 def test_history_survives_an_alarm_and_never_a_failed_fetch() -> None:
