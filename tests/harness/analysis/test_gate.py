@@ -85,6 +85,30 @@ def test_a_weak_claim_that_is_lost_by_chance_does_not_stand_out() -> None:
     assert _kinds(certain) == {("W", "gpu", "ttft"): ["direction lost"]}
 
 
+@pytest.mark.parametrize(("value", "is_lost"), [(0.5, False), (0.3, True)])
+def test_no_more_than_noise_is_not_the_claimed_direction(value: float, is_lost: bool) -> None:
+    claim = ratios("U", 6.0, expect="up", spread=0.0, noise=0.5, half_width=0.1)
+    history = nights(10, [claim], shifts={"U": lambda i: (value - 6.0) * (i == 9)})
+    assert bool(_kinds(history)) == is_lost
+
+
+def test_a_point_is_held_against_the_noise_of_one_point() -> None:
+    # By noise alone the mean of four has a standard deviation of 0.75, each of them 1.5.
+    four = (-6.0,) * 4
+    claim = ratios("P", *four, paper=four, tolerance=3.0, spread=0.0)
+    lost = ["direction lost"]
+    for shift, found in ((6.0, lost), (8.0, lost + 4 * ["out of tolerance"])):
+        history = nights(10, [claim], shifts={"P": lambda i, s=shift: s * (i == 9)})
+        assert _kinds(history) == {claim.key: found}
+
+
+@pytest.mark.parametrize(("out", "found"), [(4, ["out of tolerance"]), (5, [])])
+def test_out_of_tolerance_in_half_of_the_nights_is_usual(out: int, found: list[str]) -> None:
+    claim = exact("T", 5.0, paper=(5.0,))
+    history = nights(11, [claim], shifts={"T": lambda i: 15.0 if i == 10 else -1.2 * (i < out)})
+    assert _kinds(history).get(claim.key, []) == found
+
+
 def test_a_noisy_night_is_not_a_broken_one() -> None:
     history = nights(20, [C2])
     noisy = {"noise": 40.0, "verdict": "not reproduced"}
@@ -151,21 +175,29 @@ def test_what_did_not_run_in_most_nights_may_be_missing() -> None:
     ]
 
 
+def _without_point(claim: Claim, at: str) -> Claim:
+    left = [point.model_dump() for point in claim.points if point.at != at]
+    return Claim.model_validate(claim.model_dump() | {"points": left, "ours": 4.2})
+
+
 def test_a_point_that_is_missing_raises_an_alarm_and_is_not_compared() -> None:
     history = nights(10, [C1])
-    whole = history[-1].claims[0]
     # Without its largest point the mean is lower by 1: no drift, and no fewer nights after it.
-    points = tuple(
-        point.model_copy(update={"ours": None, "ci95": None}) if point.at == "50k tokens" else point
-        for point in whole.points
-    )
-    less = night(9, whole.model_copy(update={"points": points, "ours": 4.2}))
+    less = night(9, _without_point(history[-1].claims[0], "50k tokens"))
     (judgement,) = gate.judge(less, history[:-1])
     assert judgement.alarms == (
         ("not run", "nothing at 50k tokens; measured in 9 of the 9 nights since its first"),
     )
     (after,) = gate.judge(nights(11, [C1])[-1], [*history[:-1], less])
     assert (len(after.before), after.alarms) == (9, ())
+
+
+def test_a_point_that_was_missing_in_half_of_the_nights_may_be() -> None:
+    history = nights(9, [C1])
+    for i in (4, 5, 6, 7, 8):
+        history[i] = night(i, _without_point(history[i].claims[0], "50k tokens"))
+    for count, is_missed in ((8, False), (7, True)):
+        assert bool(_kinds(history[: count + 1])) == is_missed
 
 
 @pytest.mark.parametrize(
