@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from harness.errors import HarnessError
 _TEMPLATE = "report.html.j2"
 # As much of a hash as tells two apart.
 _HASH_CHARACTERS = 12
+# By the definition of CSS.
+_PIXELS_AN_INCH = 96
 _NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
@@ -36,13 +39,15 @@ Claim = Mapping[str, Any]
 class Shown:
     """A figure as the page shows it.
 
-    ``cells`` are rows of ``cells.csv`` with ``x``, ``load`` and ``folder``; ``origin`` has what
-    they come from by the names of ``tables.ORIGIN``.
+    ``picture`` is a PNG in base64, to be shown so many CSS pixels wide; ``cells`` are rows of
+    ``cells.csv`` with ``x``, ``load`` and ``folder``; ``origin`` has what they come from by the
+    names of ``tables.ORIGIN``.
     """
 
     name: str
     entry: Entry
     picture: str
+    width: int
     caption: str
     cells: Sequence[Mapping[str, Any]]
     origin: Mapping[str, str]
@@ -95,14 +100,20 @@ def render(config_file: Path, results: Results, judged: Sequence[Claim]) -> str:
 def _shown(results: Results, name: str) -> Shown:
     entry = FIGURES[name]
     png = results.folder / "figures" / f"{name}.png"
-    caption = style.saved_caption(png).removeprefix(f"{entry.title}. ")
-    cells = results.cells_of(entry.tier, entry.workloads, entry.modes)
+    drawn = style.saved(png)
+    cells = pd.concat(
+        [
+            results.cells_of(entry.tier, entry.workloads, entry.modes),
+            *(results.again(entry.tier, *key) for key in product(entry.workloads, entry.modes)),
+        ]
+    )
     cells = cells.astype(object).where(cells.notna(), None)
     return Shown(
         name,
         entry,
         base64.b64encode(png.read_bytes()).decode(),
-        caption,
+        round(drawn.width * _PIXELS_AN_INCH),
+        drawn.caption.removeprefix(f"{entry.title}. "),
         [
             {
                 **cell,
@@ -123,7 +134,8 @@ def _origin(cells: pd.DataFrame) -> dict[str, str]:
     for column in ORIGIN:
         values = sorted(set(cells[column].dropna().astype(str)))
         if column == "measured_at":
-            values = list(dict.fromkeys([*values[:1], *values[-1:]]))
+            minutes = [f"{value[:16].replace('T', ' ')} UTC" for value in values]
+            values = list(dict.fromkeys([*minutes[:1], *minutes[-1:]]))
         elif column.endswith("sha256"):
             values = [value[:_HASH_CHARACTERS] for value in values]
         if values:
@@ -139,8 +151,9 @@ def _number(value: object, form: str) -> str:
 
 
 def _signed(value: float | None) -> str:
-    """Write a difference."""
-    return _number(value, "+.1f")
+    """Write a difference to one place."""
+    # Nothing has no sign.
+    return _number(value, "+.1f") if value is None or round(value, 1) else "0.0"
 
 
 def main() -> int:

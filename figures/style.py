@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
@@ -209,7 +209,7 @@ def not_run(title: str, reason: str) -> Figure:
 def save(figure: Figure, png: Path, pdf: Path) -> None:
     """Write a figure as PNG and PDF, each under a temporary name, renamed when whole.
 
-    The PNG's description is the figure's caption; ``saved_caption`` returns it.
+    The PNG's description is the figure's caption; ``saved`` returns it.
     """
     for path, options in (
         (png, {"dpi": _DPI, "metadata": {_CAPTION: caption(figure)}}),
@@ -222,8 +222,15 @@ def save(figure: Figure, png: Path, pdf: Path) -> None:
     plt.close(figure)
 
 
-def saved_caption(png: Path) -> str:
-    """Return the caption of a figure that ``save`` wrote.
+class Saved(NamedTuple):
+    """What a figure says of itself, and its width in inches."""
+
+    caption: str
+    width: float
+
+
+def saved(png: Path) -> Saved:
+    """Return what is known of a figure that ``save`` wrote.
 
     Raises:
         HarnessError: if there is no such figure.
@@ -231,7 +238,7 @@ def saved_caption(png: Path) -> str:
     """
     try:
         with Image.open(png) as image:
-            return str(image.info[_CAPTION])
+            return Saved(image.info[_CAPTION], image.width / _DPI)
     except OSError as error:
         raise HarnessError(f"{png}: no figure: {error.strerror or 'not a PNG'}; draw it") from None
     except KeyError:

@@ -19,10 +19,10 @@ def test_caption_is_in_the_png_word_for_word(tmp_path: Path) -> None:
     figure = plt.figure(figsize=(3, 2))
     style.face(figure, *said)
     style.save(figure, png, pdf)
-    assert style.saved_caption(png) == " ".join(said[:2])
+    assert style.saved(png).caption == " ".join(said[:2])
 
 
 def test_figure_that_says_why_there_is_none_has_that_for_its_caption(tmp_path: Path) -> None:
     reason = "not run: " + "no data-set " * 30 + "https://example.org/a-b"
     style.save(style.not_run("Figure 9", reason), tmp_path / "a.png", tmp_path / "a.pdf")
-    assert style.saved_caption(tmp_path / "a.png") == reason
+    assert style.saved(tmp_path / "a.png").caption == reason
