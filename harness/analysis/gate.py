@@ -33,6 +33,30 @@ noise. So a weak claim near its limit raises no alarm by chance. All of this is 
 medians and majorities: one bad night changes nothing for those after it, and what stays bad raises
 an alarm every night until it is mended or as old as what was before. To accept a change sooner,
 start a new history file.
+
+What that amounts to, as ``python tests/support/nights.py 100`` counts it on made-up nights of 16
+claims, whose hit rates repeat exactly and whose ratios of TTFT, 11 claims of them, have a standard
+deviation of 1.5 % from night to night. In 100 years without a change 2 had an alarm, each by drift.
+A claim with a single point and a tolerance of 3 % (TTFT), or the paper's six points and 1 point
+(hit rate), that changes after 60 steady nights, was found:
+
+================================  =======  ====================================
+change                            at once  nights it took, median (5 to 95 %)
+================================  =======  ====================================
+TTFT by 12 %                      97 %     1 (1 to 1)
+TTFT by 9 %                       75 %     1 (1 to 3)
+TTFT by 6 %                       11 %     6 (1 to 7)
+TTFT by 4 %                       0 %      7 (5 to 11)
+TTFT by 3 %                       0 %      8 (6 to more than 60)
+TTFT by 0.2 % more each night     0 %      20 (13 to 26)
+TTFT by 0.1 % more each night     0 %      35 (21 to 53)
+hit rate by 2 points or more      100 %    1
+hit rate by 0.6 points            0 %      4
+hit rate by 0.1 points a night    0 %      8
+hit rate by 0.02 points a night   0 %      29
+================================  =======  ====================================
+
+TTFT by 2 %, or by 0.05 % a night, was mostly not found within 60 nights.
 """
 
 import os
