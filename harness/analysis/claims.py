@@ -19,7 +19,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -124,6 +124,8 @@ class Measured:
     p: float | None
     noise: float | None
     left_out: int = 0
+    # Where that is not the mean of the points'.
+    paper: float | None = None
 
 
 class _NotRunError(Exception):
@@ -202,10 +204,13 @@ def _row(
         return row | nothing | {"verdict": "not run", "reason": found, "points": []}
     verdict, reason = verdict_of(claim, evidence, found, p)
     papers = [point.paper for point in found.points if point.paper is not None]
+    of_paper = found.paper
+    if of_paper is None and papers:
+        of_paper = float(np.mean(papers))
     if found.left_out:
-        reason += f" {found.left_out} points left out, whose cells are invalid."
+        reason += f" {_amount(found.left_out, 'points')} left out: invalid cells."
     return row | {
-        "paper": float(np.mean(papers)) if papers else None,
+        "paper": of_paper,
         "ours": found.mean.value,
         "ci95": _ends(found.mean),
         "p": p,
@@ -223,6 +228,10 @@ def _row(
             for point in found.points
         ],
     }
+
+
+def _amount(value: float, unit: str) -> str:
+    return "1 point" if (value, unit) == (1, "points") else f"{value:g} {unit}"
 
 
 def _ends(interval: Interval) -> list[float] | None:
@@ -250,8 +259,11 @@ def verdict_of(
             if not (-tolerance <= _low(point) and _high(point) <= tolerance)
         ]
         if wide:
-            return "not reproduced", f"Not within {tolerance:g} {unit} of none: {', '.join(wide)}."
-        return "reproduced", f"All intervals lie within {tolerance:g} {unit} of none."
+            return (
+                "not reproduced",
+                f"Not within {_amount(tolerance, unit)} of none: {', '.join(wide)}.",
+            )
+        return "reproduced", f"All intervals lie within {_amount(tolerance, unit)} of none."
     sign = 1 if claim.expect == "up" else -1
     noise = found.noise or 0.0
     if sign * found.mean.value <= 0:
@@ -285,7 +297,7 @@ def verdict_of(
     ]
     if off:
         return "direction only", (
-            f"{direction}; its size is more than {tolerance:g} {unit} from the paper's at "
+            f"{direction}; its size is more than {_amount(tolerance or 0, unit)} from the paper's at "
             f"{', '.join(off)}."
         )
     if all(point.paper is None for point in found.points):
@@ -331,7 +343,7 @@ def _measure(
         # Each point has cells of its own.
         noise_of_mean = band / math.sqrt(len(found.points))
     p = None if claim.expect == "flat" else found.p
-    return Measured(found.points, found.mean, p, noise_of_mean, invalid)
+    return replace(found, p=p, noise=noise_of_mean, left_out=invalid)
 
 
 def _cells(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> pd.DataFrame:
@@ -340,7 +352,7 @@ def _cells(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> pd
     if tier not in results.config.tiers:
         raise _NotRunError(f"Config {here} has no tier {tier}.")
     cells = results.of(tier, claim.workload, evidence.mode)
-    cells = cells[cells["engine"] != _STOCK]
+    cells = cells[(cells["engine"] != _STOCK) & cells["policy"].isin(["lru", "arc"])]
     if cells.empty:
         raise _NotRunError(f"Config {here} has no such cells.")
     if reason := not_run(cells):
@@ -360,27 +372,24 @@ def _papers(claim: Claim) -> dict[float, float]:
     if claim.quantity == "t1_median":
         points = paper.points("fig7", claim.workload)
         return dict(zip(points["x"] / 1000, 100 * points["value"], strict=True))
+    is_ttft = claim.quantity == "ttft"
     if claim.over == "batch_size":
         points = paper.points("fig6", claim.workload)
-        metric = "ttft_ratio_to_lru" if claim.quantity == "ttft" else "hit_rate"
-        wide = points[points["metric"] == metric].pivot_table(
-            index="x", columns="policy", values="value"
-        )
-        if wide.empty:
-            return {}
-        if claim.quantity == "ttft":
-            return {float(x): float(100 * (row["arc"] - 1)) for x, row in wide.iterrows()}  # type: ignore[arg-type]
-        return {float(x): float(100 * (row["arc"] - row["lru"])) for x, row in wide.iterrows()}  # type: ignore[arg-type]
-    column = "ttft_mean" if claim.quantity == "ttft" else "hit_rate"
-    wide = paper.joined(claim.workload).pivot_table(
-        index="cache_tokens", columns="policy", values=column
-    )
-    if wide.empty:
-        return {}
-    gain = 100 * (
-        wide["arc"] / wide["lru"] - 1 if claim.quantity == "ttft" else wide["arc"] - wide["lru"]
-    )
-    return {float(tokens) / 1000: float(value) for tokens, value in gain.items()}  # type: ignore[arg-type]
+        points = points[points["metric"] == ("ttft_ratio_to_lru" if is_ttft else "hit_rate")]
+        values = _by_policy(points, "value")
+        gain = values["arc"] - (1 if is_ttft else values["lru"])
+    else:
+        points = paper.joined(claim.workload)
+        points = points.assign(x=points["cache_tokens"] / 1000)
+        values = _by_policy(points, "ttft_mean" if is_ttft else "hit_rate")
+        gain = values["arc"] / values["lru"] - 1 if is_ttft else values["arc"] - values["lru"]
+    return dict(zip(gain.index.astype(float), 100 * gain.astype(float), strict=True))
+
+
+def _by_policy(points: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a column of the paper's points by x, a column a policy."""
+    wide = points.pivot_table(index="x", columns="policy", values=column)
+    return wide.reindex(columns=["lru", "arc"])
 
 
 def _at(claim: Claim, x: float) -> str:
@@ -544,7 +553,8 @@ def _t1_median(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
     if len(points) < 2:
         raise _NotRunError("Fewer than two cache sizes.")
     rise = window_medians[-1] - window_medians[0]
-    return Measured(points, _of_mean(rise), p_of_mean(rise), None)
+    of_paper = [papers[x] for x in shares]
+    return Measured(points, _of_mean(rise), p_of_mean(rise), None, paper=of_paper[-1] - of_paper[0])
 
 
 def _t1_swing(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:

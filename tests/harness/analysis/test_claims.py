@@ -146,7 +146,7 @@ def test_points_whose_cells_are_invalid_are_left_out_and_said(root: Path, tmp_pa
 
     row = _judged(measured(root, tmp_path, broken, _GRID, _AGAIN), "C1", "cpu", "hit_rate")
     assert [point["at"] for point in row["points"]] == ["50k tokens"]
-    assert "1 points left out, whose cells are invalid" in row["reason"]
+    assert "1 point left out: invalid cells" in row["reason"]
 
 
 _FLAT = Claim(
@@ -209,6 +209,7 @@ def test_median_of_t1_is_the_papers_or_only_rises(root: Path, tmp_path: Path) ->
         ("300k tokens", pytest.approx(35)),
     ]
     assert row["verdict"] == "reproduced", row["reason"]
+    assert row["paper"] == pytest.approx(35 - 18)
     assert row["ours"] == pytest.approx(100 * 0.2 * 250 / 300, abs=0.2)
 
 
