@@ -251,6 +251,7 @@ def verdict_of(
 
     """
     unit, tolerance = UNITS[claim.quantity], evidence.tolerance
+    allowed = "" if tolerance is None else _amount(tolerance, unit)
     if claim.expect == "flat":
         assert tolerance is not None
         wide = [
@@ -261,9 +262,9 @@ def verdict_of(
         if wide:
             return (
                 "not reproduced",
-                f"Not within {_amount(tolerance, unit)} of none: {', '.join(wide)}.",
+                f"Not within {allowed} of none: {', '.join(wide)}.",
             )
-        return "reproduced", f"All intervals lie within {_amount(tolerance, unit)} of none."
+        return "reproduced", f"All intervals lie within {allowed} of none."
     sign = 1 if claim.expect == "up" else -1
     noise = found.noise or 0.0
     if sign * found.mean.value <= 0:
@@ -297,8 +298,7 @@ def verdict_of(
     ]
     if off:
         return "direction only", (
-            f"{direction}; its size is more than {_amount(tolerance or 0, unit)} from the paper's at "
-            f"{', '.join(off)}."
+            f"{direction}; its size is more than {allowed} from the paper's at {', '.join(off)}."
         )
     if all(point.paper is None for point in found.points):
         return "reproduced", f"{direction}."
