@@ -60,13 +60,11 @@ def write_cells(folders: Sequence[Path], path: Path) -> None:
         path: The CSV file.
 
     Raises:
-        HarnessError: if a folder has no cell in it.
+        HarnessError: if a folder has no cell in it, or one of another version of this project.
 
     """
     rows = [
-        _row(read_summary(cell)) | _origin(read_provenance(cell))
-        for folder in folders
-        for cell in _cells(folder)
+        _row(read_summary(cell)) | _origin(cell) for folder in folders for cell in _cells(folder)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.astype(dict.fromkeys(_WHOLE, "Int64") | {"request_rate": "float64"})
@@ -97,20 +95,27 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(folder: Path) -> dict[str, Any]:
     """Return where a cell comes from; nothing of one that was not run."""
+    provenance = read_provenance(folder)
     if not provenance:
         return {}
-    engine, hardware = provenance["engine"], provenance["hardware"]
-    measured = datetime.fromtimestamp(provenance["clock"]["wall_ns"] / 1e9, tz=UTC)
-    machine = [f"{hardware['cpu'] or 'unknown CPU'}, {hardware['cores']} cores", *hardware["gpus"]]
-    return {
-        "engine_version": engine["version"],
-        "patches_sha256": engine["patches_sha256"],
-        "model_sha256": provenance["model"]["sha256"],
-        "machine": "; ".join(machine),
-        "measured_at": measured.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
+    try:
+        engine, hardware = provenance["engine"], provenance["hardware"]
+        cpu = f"{hardware['cpu'] or 'unknown CPU'}, {hardware['cores']} cores"
+        measured = datetime.fromtimestamp(provenance["clock"]["wall_ns"] / 1e9, tz=UTC)
+        return {
+            "engine_version": engine["version"],
+            "patches_sha256": engine["patches_sha256"],
+            "model_sha256": provenance["model"]["sha256"],
+            "machine": "; ".join([cpu, *hardware["gpus"]]),
+            "measured_at": measured.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+    except KeyError as error:
+        raise HarnessError(
+            f"{folder}: its provenance has no {error}: it was measured with another version of "
+            "this project. Remove the folder and run the same command again"
+        ) from None
 
 
 def read_cells(path: Path) -> pd.DataFrame:

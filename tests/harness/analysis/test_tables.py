@@ -143,3 +143,11 @@ def test_cell_that_was_not_run_is_a_row_that_says_so(tmp_path: Path) -> None:
     assert row["invalid_reason"] == "not run: no network"
     assert not row["valid"]
     assert (row["policy"], row["cache_tokens"], row["requests"]) == ("arc", 160, 0)
+
+
+def test_cell_of_another_version_is_refused(tmp_path: Path) -> None:
+    cell = _cell(tmp_path / "old")
+    (cell / "provenance.json").write_text(json.dumps({"engine": {}, "hardware": {"cpu": "x"}}))
+    with pytest.raises(HarnessError, match=r"old: its provenance has no 'cores': .*Remove"):
+        tables.write_cells([cell], tmp_path / "cells.csv")
+    assert not (tmp_path / "cells.csv").exists()
