@@ -2,6 +2,9 @@
 
 PYTHON ?= python3.11
 CORES ?= all
+# What to run. The results are in a folder of the config's name.
+CONFIG ?= config/cpu.yaml
+RESULTS = results/$(shell sed -n 's/^name: *//p' "$(CONFIG)")
 
 # First on the path of what runs inside the environment, and of nothing else: the environment
 # itself must not be made by its own Python.
@@ -16,10 +19,10 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda figures claims smoke data test bench test-upstream lint format lock patches clean
+.PHONY: help env env-cuda figures claims smoke figures-from-reference data test bench test-upstream lint format lock patches clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 env: ## Make .venv from the pinned locks, if it is not there already
 	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py
@@ -27,15 +30,25 @@ env: ## Make .venv from the pinned locks, if it is not there already
 env-cuda: ## The same for an NVIDIA GPU; later targets then keep to it
 	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py --target cuda
 
-figures: env ## Run every experiment, draw every figure, judge every claim (CORES=all)
-	$(IN_ENV) snakemake figures --cores $(CORES)
+figures: env ## Run every experiment, draw every figure, judge every claim (CONFIG=config/cpu.yaml, CORES=all)
+	$(IN_ENV) snakemake figures --cores $(CORES) --configfile $(CONFIG)
 
-claims: env ## Say of each claim whether the main job reproduced it
-	$(IN_ENV) snakemake results/cpu/claims.json --cores $(CORES)
-	$(IN_ENV) harness claims results/cpu/claims.json
+claims: env ## Say of each claim whether it was reproduced
+	$(IN_ENV) snakemake claims --cores $(CORES) --configfile $(CONFIG)
+	$(IN_ENV) harness claims $(RESULTS)/claims.json
 
-smoke: env ## The same in miniature
-	$(IN_ENV) snakemake figures --cores $(CORES) --configfile config/smoke.yaml
+smoke: ## The same in miniature
+	@$(MAKE) --no-print-directory figures claims CONFIG=config/smoke.yaml
+
+# The tables behind the shipped figures, in reference/, are read as a run's results are.
+figures-from-reference: env ## Draw figures and judge claims from the results that are shipped; nothing runs
+	rm -rf results/reference
+	mkdir -p results
+	cp -r reference/cpu results/reference
+	$(IN_ENV) python -m figures all results/reference/config.yaml results/reference
+	$(IN_ENV) harness judge results/reference/config.yaml results/reference --output results/reference/claims.json
+	$(IN_ENV) python -m figures.report results/reference/config.yaml results/reference results/reference/report.html
+	$(IN_ENV) harness claims results/reference/claims.json
 
 data: env ## Download the data sets that are not there, and list all (KV_DATA names their folder)
 	$(IN_ENV) harness data

@@ -64,6 +64,10 @@ def workload_file(tier, workload, seed):
     return f"build/workloads/{CONFIG.name}/{tier}/{workload}-s{seed}.jsonl"
 
 
+def replayed(wildcards):
+    return REPLAYS[wildcards.workload, int(wildcards.seed)].values()
+
+
 wildcard_constraints:
     cell="|".join(ENGINE_CELLS) or "none",
     tier="|".join(CONFIG.tiers),
@@ -144,6 +148,8 @@ rule workload:
         workload_file("{tier}", "{workload}", "{seed}"),
     log:
         f"build/logs/{CONFIG.name}-{{tier}}-{{workload}}-s{{seed}}.log",
+    # First, so that of the replays the longest can go first.
+    priority: 2 * len(CELLS) + 1
     conda:
         "env/conda.yaml"
     params:
@@ -210,16 +216,13 @@ rule replay:
     log:
         f"{RESULTS}/logs/replay-{{workload}}-s{{seed}}.log",
     # Before the engines, which want the machine for themselves; the longest first.
-    priority: lambda wildcards: len(CELLS) + wildcards.workload.startswith("conversation")
+    priority: lambda wildcards: len(CELLS) + len(replayed(wildcards))
     conda:
         "env/conda.yaml"
     params:
         config=CONFIG_FILE,
         model=lambda wildcards, input: input.model or CONFIG.tiers["replay"].model,
-        specs=lambda wildcards: [
-            spec.model_dump_json()
-            for spec in REPLAYS[wildcards.workload, int(wildcards.seed)].values()
-        ],
+        specs=lambda wildcards: [spec.model_dump_json() for spec in replayed(wildcards)],
     shell:
         "python -m harness replay {params.config} {wildcards.workload} {wildcards.seed}"
         " --model {params.model} --workload {input.workload} --engine-tree {input.tree}"
@@ -242,11 +245,9 @@ rule bounds:
     params:
         config=CONFIG_FILE,
         sizes=lambda wildcards: sorted(
-            {
-                spec.cache_blocks
-                for spec in REPLAYS[wildcards.workload, int(wildcards.seed)].values()
-            }
+            {spec.cache_blocks for spec in replayed(wildcards)}
         ),
+        rivals=lambda wildcards: wildcards.workload in CONFIG.rivals,
     shell:
         "python -m harness bounds {params.config} {wildcards.workload} {wildcards.seed}"
         " --workload {input.workload} --output {output} 2>&1 | tee -i {log} >&2"

@@ -256,7 +256,7 @@ def _bounds(arguments: argparse.Namespace) -> None:
         config.workloads[arguments.workload_name],
         sorted({spec.cache_blocks for spec in group.values()}),
         # Each of them is a run of its own, and one seed shows where they stand.
-        rivals=arguments.seed == min(seeds),
+        rivals=arguments.workload_name in config.rivals and arguments.seed == min(seeds),
         path=arguments.output,
         report=lambda line: print(f"{arguments.output.stem}: {line}", file=sys.stderr, flush=True),
     )

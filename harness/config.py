@@ -112,6 +112,11 @@ class Config(_Section):
     tiers: dict[Tier, TierSettings]
     workloads: dict[WorkloadName, WorkloadParams]
     experiments: dict[str, Experiment]
+    rivals: tuple[WorkloadName, ...] = Field(
+        (),
+        description="workloads on which, where they are replayed, policies that libcachesim has "
+        "are simulated, too",
+    )
 
     @field_validator("experiments")
     @classmethod
@@ -130,6 +135,11 @@ class Config(_Section):
             )
         for name, experiment in self.experiments.items():
             self._check_experiment(f"experiments.{name}", experiment)
+        if others := [name for name in self.rivals if name not in self.workloads]:
+            raise ValueError(
+                f"rivals: {others[0]!r} is none of the workloads of this config "
+                f"({', '.join(self.workloads)})"
+            )
         self.cells  # noqa: B018 (whether their names are their own)
         return self
 

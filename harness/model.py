@@ -8,6 +8,7 @@ transformer has; cache hits do not depend on what it says.
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ TINY_QWEN3 = "tiny-qwen3"
 _SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _VOCABULARY_SIZE = 8192
 _SEED = 0
+_TOKENIZER = "tokenizer.json"
 
 
 def make_tiny_qwen3(folder: Path) -> None:
@@ -67,7 +69,7 @@ def check(source: str, where: str) -> None:
     folder = Path(source)
     if source == TINY_QWEN3 or not (folder.exists() or source.startswith(("/", ".", "~"))):
         return
-    for needed in ("config.json", "tokenizer.json"):
+    for needed in ("config.json", _TOKENIZER):
         if not (folder / needed).is_file():
             raise HarnessError(
                 f"{where}: {source} is not a model folder: it has no {needed}; name a folder "
@@ -75,18 +77,51 @@ def check(source: str, where: str) -> None:
             )
 
 
-def load_tokenizer(source: str) -> Any:
+class Tokenizer:
+    """A model's tokenizer by its ``tokenizer.json`` alone, without the seconds that importing
+    Transformers takes.
+    """
+
+    def __init__(self, file: Path) -> None:
+        from tokenizers import Tokenizer as Tokenizers
+
+        self._tokenizer = Tokenizers.from_file(str(file))
+        # Lengths are the workload's to choose.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of the text, with what the model wants before or after it."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of the token ids."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens without added ones, such as special tokens."""
+        size: int = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        return size
+
+
+def load_tokenizer(source: str) -> Tokenizer:
     """Return the tokenizer of a model folder or hub id.
 
     Raises:
         HarnessError: if it cannot be loaded.
 
     """
-    from transformers import AutoTokenizer
-
+    file = Path(source) / _TOKENIZER
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        if not Path(source).exists():
+            from huggingface_hub import hf_hub_download
+
+            file = Path(hf_hub_download(source, _TOKENIZER))
+        return Tokenizer(file)
+    except Exception as error:  # the library has no class of its own
         raise HarnessError(f"no tokenizer could be loaded from {source}: {error}") from None
 
 

@@ -38,7 +38,7 @@ _KEYS = {
     "repeat": "repeat",
 }
 # Where a cell's numbers come from.
-ORIGIN = ["engine_version", "patches_sha256", "model_sha256", "machine", "measured_at"]
+ORIGIN = ["engine_version", "patches_sha256", "model_sha256", "machine", "measured_at", "git"]
 # Other programs read these by name or by place: only append.
 COLUMNS = [*_KEYS, *ORIGIN]
 # Not a number where they do not apply, whole where they do.
@@ -110,6 +110,7 @@ def _origin(folder: Path) -> dict[str, Any]:
             "model_sha256": provenance["model"]["sha256"],
             "machine": "; ".join([cpu, *hardware["gpus"]]),
             "measured_at": measured.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "git": provenance["git"],
         }
     except KeyError as error:
         raise HarnessError(

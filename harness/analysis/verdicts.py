@@ -28,9 +28,15 @@ def show(judged: Sequence[Mapping[str, Any]]) -> None:
             str(row["figure"]),
         )
     console.print(table)
+    not_run: dict[str, list[str]] = {}
     for row in judged:
-        if row["verdict"] != "not run":
-            console.print(f"{row['id']} {row['tier']}: {row['reason']}", soft_wrap=True)
+        which = f"{row['id']} {row['tier']}"
+        if row["verdict"] == "not run":
+            not_run.setdefault(row["reason"], []).append(which)
+        else:
+            console.print(f"{which}: {row['reason']}", soft_wrap=True)
+    for reason, claims in not_run.items():
+        console.print(f"Not run: {', '.join(dict.fromkeys(claims))}. {reason}", soft_wrap=True)
 
 
 def _ours(row: Mapping[str, Any]) -> str:

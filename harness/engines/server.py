@@ -36,6 +36,10 @@ _HTTP_SECONDS = 30.0
 # The server updates its counters a moment after it sent the last token.
 _SETTLE_SECONDS = 0.25
 _SERVING = "harness.engines.serving"
+# The model runs in the engine's process, as on one GPU and as in process. By its short name vLLM
+# would refuse it on the CPU, where it sets the number of threads by starting another process; here
+# that is set for all of them.
+_IN_ENGINE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # What it is served as.
 MODEL = "model"
 
@@ -199,6 +203,7 @@ def _options(spec: CellSpec, max_model_len: int, port: int) -> list[str]:
         options["max-num-seqs"] = spec.load.batch_size
     if spec.tier == "cpu":
         options["kv-cache-memory-bytes"] = CPU_KV_CACHE_BYTES
+        options["distributed-executor-backend"] = _IN_ENGINE
     return [
         *(text for name, value in options.items() for text in (f"--{name}", str(value))),
         "--enable-prefix-caching",

@@ -63,6 +63,8 @@ _CLAIMS = [
     _claim(3, verdict="not reproduced", reason=_SCRIPT, ours=-0.04),
     _claim(4, **_NOT_RUN, verdict="not run", reason=_LONG, figure="fig5"),
     _claim(5, source="ours", claim="Conversation: ARC lowers the hit rate " + "x" * 80),
+    _claim(1, **_NOT_RUN, verdict="not run", tier="gpu", reason="Config cpu has no tier gpu."),
+    _claim(2, **_NOT_RUN, verdict="not run", tier="gpu", reason="Config cpu has no tier gpu."),
 ]
 
 
@@ -90,6 +92,7 @@ def folder(root: Path, tmp_path: Path) -> Path:
         patches_sha256="999e9774e9d29fe8" * 4,
         machine="A CPU, 2 cores",
         measured_at=[f"2026-11-{10 + day}T00:00:00Z" for day in range(len(made.cells))],
+        git="b5fc7d5a9c0e" * 3,
     )
     cells.to_csv(tmp_path / "cells.csv", index=False)
     table = policies.compare(cells, [])
@@ -135,7 +138,7 @@ def _article(page: str, name: str) -> str:
 def test_claims_come_first_with_all_that_is_known(page: str) -> None:
     assert page.index('<table id="claims-table"') == page.index("<table")
     said = _words(page)
-    assert "2 ✓ reproduced, 1 ≈ direction only, 1 ✗ not reproduced, 1 ○ not run." in said
+    assert "2 ✓ reproduced, 1 ≈ direction only, 1 ✗ not reproduced, 3 ○ not run." in said
     # Half of a digit goes to the even one.
     assert "C1. Doc-QA: ARC raises the hit rate over LRU +5.3 points +5.2 points" in said
     assert "+5.0 to +5.4 ✓ reproduced replay fig3 Within 1.0 points of the paper" in said
@@ -144,6 +147,9 @@ def test_claims_come_first_with_all_that_is_known(page: str) -> None:
     assert "In points; p < 0.001." in said
     assert "In %; p = 0.020; noise of the mean (A/A): ±1.4." in said
     assert "at paper ours 95 % interval tolerance 50k tokens +10.8 +10.2 +9.8 to +10.6 ±1.0" in said
+    # Not a row each.
+    assert said.count("has no tier gpu") == 1
+    assert "has no tier gpu: C1, C2 with what is measured there." in said
     assert said.index("The paper's claims C1.") < said.index("Claims of our own C5.")
 
 
@@ -178,7 +184,7 @@ def test_figure_has_picture_caption_tier_cells_and_origin(folder: Path, page: st
     assert f"{nothing} {nothing} {nothing} no: not run: {_SCRIPT}" in said
     assert "nan" not in said
     assert "vLLM 0.32.0 patches, sha256 999e9774e9d2 machine A CPU, 2 cores" in said
-    assert "measured 2026-11-14 00:00 UTC to 2026-11-19 00:00 UTC" in said
+    assert "measured 2026-11-14 00:00 UTC to 2026-11-19 00:00 UTC git revision b5fc7d5a9c0e" in said
     measured_ttft = _words(_article(page, "online-ttft"))
     assert "lru 9,984 100k open loop, Poisson arrivals, 8 requests/s 42 0.400 50.0" in measured_ttft
     # What the noise is told by.

@@ -21,6 +21,7 @@ def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         "tiers",
         "workloads",
         "experiments",
+        "rivals",
     }
 
 
@@ -215,6 +216,23 @@ def test_cells_without_data_are_written_as_not_run(root: Path, tmp_path: Path) -
     assert len(summaries) == 10
     assert {summary["invalid_reason"] for summary in summaries} == {"not run: no network"}
     assert not any(summary["valid"] for summary in summaries)
+
+
+@pytest.mark.parametrize(
+    ("workload", "seed", "rivals"),
+    [("docqa-quality", "42", 7), ("docqa-quality", "43", 0), ("conversation-sharegpt", "42", 0)],
+)
+def test_rivals_run_once_where_the_config_wants_them(
+    root: Path, tmp_path: Path, workload: str, seed: str, rivals: int
+) -> None:
+    _blocks(tmp_path / "w.jsonl")
+    bounds = ["bounds", str(root / "config" / "smoke.yaml"), workload, seed]
+    bounds += ["--workload", str(tmp_path / "w.jsonl"), "--output", str(tmp_path / "b.csv")]
+    assert cli.main(bounds) == 0
+    lines = (tmp_path / "b.csv").read_text().splitlines()[1:]
+    assert sum(",blocks," in line for line in lines) == rivals * len(
+        {line.split(",")[2] for line in lines}
+    )
 
 
 def test_bounds_and_policies_are_tables(root: Path, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ),
         ("experiments.one.cache_tokens", [5000], r"5000 tokens are less than one request"),
         ("experiments.one.workload", "other", r"'other' is none of the workloads"),
+        ("rivals", ["other"], r"rivals: 'other' is none of the workloads"),
         ("experiments.one.engine", "vllm-stock", r"vllm-stock has no policies"),
         ("experiments.one.seeds", [], r"seeds: .* at least 1 item"),
         ("experiments", {}, r"at least one experiment"),

@@ -53,6 +53,29 @@ def test_words_are_one_token_each(tiny_model: Path) -> None:
     assert len(tokenizer.encode("It " + " ".join(words))) == 1 + len(words)
 
 
+def test_tokenizer_is_the_one_that_engines_load(tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    ours = model.load_tokenizer(str(tiny_model))
+    engines = AutoTokenizer.from_pretrained(tiny_model)
+    text = "<|im_start|>Äpfel, 苹果 and the people .\n\nAnd so on 12!<|im_end|>"
+    assert ours.encode(text) == engines.encode(text)
+    assert ours.decode(ours.encode(text)) == text
+    assert ours.vocab_size == engines.vocab_size
+
+
+def test_damaged_tokenizer_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(HarnessError, match="no tokenizer could be loaded from"):
+        model.load_tokenizer(str(tmp_path))
+
+
+def test_hub_id_without_a_hub_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HarnessError, match="no tokenizer could be loaded from nobody/nothing: "):
+        model.load_tokenizer("nobody/nothing")
+
+
 def test_no_tokenizer_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="no tokenizer could be loaded from"):
         model.load_tokenizer(str(tmp_path))
