@@ -239,7 +239,8 @@ rule bounds:
         f"{RESULTS}/bounds/{{workload}}-s{{seed}}.csv",
     log:
         f"{RESULTS}/logs/bounds-{{workload}}-s{{seed}}.log",
-    priority: len(CELLS)
+    # Rivals take as long as many replays.
+    priority: lambda wildcards: len(CELLS) * (1 + (wildcards.workload in CONFIG.rivals))
     conda:
         "env/conda.yaml"
     params:

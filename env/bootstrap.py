@@ -350,7 +350,9 @@ class Build:
         # -I: packages on PYTHONPATH would pass for installed ones.
         command = (self.python, "-I", "-m", "pip", "install", "--no-deps", "--no-input")
         quiet = ("--disable-pip-version-check", "--progress-bar", "off")
-        status, output = self.call(*command, *quiet, *arguments, watch=watch)
+        # Compiling takes minutes, and most modules are never imported; the others are compiled then.
+        how = ("--no-compile", *quiet)
+        status, output = self.call(*command, *how, *arguments, watch=watch)
         if status:
             raise diagnose(output)
 

@@ -58,10 +58,11 @@ def draw(results: Results, entry: Entry) -> Figure:
         ylabel=style.HIT_RATE,
     )
     if not published.empty:
-        style.paper_lines(hit_rate, published, "hit_rate")
+        drawn = set(cells["policy"])
+        style.paper_lines(hit_rate, published, "hit_rate", drawn)
         ttft = grid[0, 1]
         _ours(ttft, cells, "ttft_mean_ms")
-        style.paper_lines(ttft, published, "ttft_mean")
+        style.paper_lines(ttft, published, "ttft_mean", drawn)
         ttft.set(title=f"(b) Mean TTFT, predicted for {paper.SETTING}", ylabel="ms (predicted)")
     for axes in grid[0]:
         if cells["x"].max() > 8 * cells["x"].min():

@@ -43,7 +43,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     ttft_paper = figure.add_subplot(grid[1, 1], sharex=ttft)
 
     _ours(hit_rate, patched, "hit_rate")
-    style.paper_lines(hit_rate, published, "hit_rate")
+    drawn = set(patched["policy"])
+    style.paper_lines(hit_rate, published, "hit_rate", drawn)
     _stock(hit_rate, stock, "hit_rate")
     hit_rate.set(title="(a) Hit rate", ylabel=style.HIT_RATE)
 
@@ -55,7 +56,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     _stock(ttft, stock, "ttft_mean_ms")
     ttft.set(title="(b) Mean TTFT, measured here", ylabel="ms")
     ttft.tick_params(labelbottom=False)
-    style.paper_lines(ttft_paper, published, "ttft_mean")
+    style.paper_lines(ttft_paper, published, "ttft_mean", drawn)
     ttft_paper.set(title=f"(b) Mean TTFT, paper ({paper.SETTING})", ylabel="ms")
     for axes in (hit_rate, ttft, ttft_paper):
         axes.set_ylim(0, axes.dataLim.y1 * 1.1)

@@ -19,6 +19,8 @@ from harness.load.spec import OpenLoop
 _STATISTICS = {"mean": None, "median": 50.0, "90th percentile": 90.0, "99th percentile": 99.0}
 # Of the range of rates, so that whiskers do not hide each other.
 _DODGE = 0.012
+# Values further apart than this are drawn on a logarithmic scale.
+_WIDE = 10
 
 
 def draw(results: Results, entry: Entry) -> Figure:
@@ -56,12 +58,21 @@ def draw(results: Results, entry: Entry) -> Figure:
     figure, grid = plt.subplots(
         2, 2, figsize=(8.4, 6.4), layout="constrained", squeeze=False, sharex=True
     )
+    is_wide = False
     for axes, (name, percentile) in zip(grid.flat, _STATISTICS.items(), strict=True):
-        _panel(axes, requests, saturated, percentile)
+        is_wide |= _panel(axes, requests, saturated, percentile)
         _again(axes, again, percentile)
         axes.set_title(name.capitalize())
         axes.set_xticks(list(rates), [f"{rate:g}" for rate in rates])
         axes.set_xlim(*_limits(list(rates)))
+    for axes in grid.flat:
+        # One scale, to be compared by eye.
+        if is_wide:
+            axes.set_yscale("log")
+            axes.margins(y=0.1)
+        else:
+            axes.set_ylim(bottom=0)
+        axes.get_yaxis().set_major_formatter(lambda y, _: f"{y:,g}")
     for axes in grid[:, 0]:
         axes.set_ylabel("TTFT, ms")
     for axes in grid[-1]:
@@ -105,11 +116,12 @@ def _panel(
     requests: dict[tuple[str, float], pd.DataFrame],
     saturated: set[tuple[str, float]],
     percentile: float | None,
-) -> None:
+) -> bool:
+    """Draw a panel; return whether its values are far apart."""
     rates = sorted({rate for _, rate in requests})
     policies = list(dict.fromkeys(policy for policy, _ in requests))
     width = (rates[-1] - rates[0] or rates[0]) * _DODGE
-    highest, lowest = 0.0, float("inf")
+    drawn: list[float] = []
     for place, policy in enumerate(policies):
         own = [rate for rate in rates if (policy, rate) in requests]
         offset = width * (place - (len(policies) - 1) / 2)
@@ -131,13 +143,8 @@ def _panel(
         for x, rate, value in zip(at, own, values, strict=True):
             if (policy, rate) in saturated:
                 axes.plot(x, value, **_RING)
-        highest, lowest = max([highest, *values]), min([lowest, *values])
-    if highest > 10 * lowest:
-        axes.set_yscale("log")
-        axes.margins(y=0.1)
-    else:
-        axes.set_ylim(bottom=0)
-    axes.get_yaxis().set_major_formatter(lambda y, _: f"{y:,g}")
+        drawn += values
+    return max(drawn) > _WIDE * min(drawn)
 
 
 def _again(

@@ -2,7 +2,7 @@
 
 import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,9 +90,13 @@ def papers() -> Line2D:
     return Line2D([], [], color="grey", marker="o", mfc="white", linestyle=":", label="paper")
 
 
-def paper_lines(axes: Axes, published: pd.DataFrame, column: str) -> None:
-    """Draw the paper's points against cache size in thousand tokens; see ``paper.joined``."""
-    for policy in PAPER_POLICIES:
+def paper_lines(
+    axes: Axes, published: pd.DataFrame, column: str, policies: Collection[str]
+) -> None:
+    """Draw the paper's points of policies that are drawn of ours, too, against cache size in
+    thousand tokens; see ``paper.joined``.
+    """
+    for policy in (name for name in PAPER_POLICIES if name in policies):
         points = published[published["policy"] == policy]
         axes.plot(
             points["cache_tokens"] / 1000,
@@ -211,6 +215,7 @@ def save(figure: Figure, png: Path, pdf: Path) -> None:
 
     The PNG's description is the figure's caption; ``saved`` returns it.
     """
+    _fix_legends(figure)
     for path, options in (
         (png, {"dpi": _DPI, "metadata": {_CAPTION: caption(figure)}}),
         (pdf, {"metadata": {"CreationDate": None}}),
@@ -220,6 +225,15 @@ def save(figure: Figure, png: Path, pdf: Path) -> None:
         figure.savefig(partial, bbox_inches="tight", **options)
         os.replace(partial, path)
     plt.close(figure)
+
+
+def _fix_legends(figure: Figure) -> None:
+    # Else they go to the edge of what is saved, onto the foot.
+    figure.draw_without_rendering()
+    for legend in figure.legends:
+        place = legend.get_window_extent().transformed(figure.transFigure.inverted())
+        legend.set_bbox_to_anchor(place, figure.transFigure)
+    figure.set_layout_engine("none")
 
 
 class Saved(NamedTuple):

@@ -37,6 +37,8 @@ def test_draws_means_of_valid_cells_beside_the_papers_points(root: Path, tmp_pat
     papers = list(paper.joined("docqa-quality").query("policy == 'arc'")["hit_rate"])
     assert papers in drawn
     assert papers == [0.335, 0.424, 0.474, 0.508, 0.539, 0.565]
+    # There is none of ours to hold it against.
+    assert list(paper.joined("docqa-quality").query("policy == 'dbl'")["hit_rate"]) not in drawn
 
 
 def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
