@@ -350,7 +350,7 @@ class Build:
         # -I: packages on PYTHONPATH would pass for installed ones.
         command = (self.python, "-I", "-m", "pip", "install", "--no-deps", "--no-input")
         quiet = ("--disable-pip-version-check", "--progress-bar", "off")
-        # Compiling takes minutes, and most modules are never imported; the others are compiled then.
+        # That takes minutes, and is done for each module that is imported, when it is imported.
         how = ("--no-compile", *quiet)
         status, output = self.call(*command, *how, *arguments, watch=watch)
         if status:
