@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 CORES ?= all
 # What to run. The results are in a folder of the config's name.
-CONFIG ?= config/cpu.yaml
+CONFIG = config/cpu.yaml
 RESULTS = results/$(shell sed -n 's/^name: *//p' "$(CONFIG)")
 
 # First on the path of what runs inside the environment, and of nothing else: the environment
@@ -31,10 +31,10 @@ env-cuda: ## The same for an NVIDIA GPU; later targets then keep to it
 	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py --target cuda
 
 figures: env ## Run every experiment, draw every figure, judge every claim (CONFIG=config/cpu.yaml, CORES=all)
-	$(IN_ENV) snakemake figures --cores $(CORES) --configfile $(CONFIG)
+	$(IN_ENV) snakemake figures --cores $(CORES) --configfile "$(CONFIG)"
 
 claims: env ## Say of each claim whether it was reproduced
-	$(IN_ENV) snakemake claims --cores $(CORES) --configfile $(CONFIG)
+	$(IN_ENV) snakemake claims --cores $(CORES) --configfile "$(CONFIG)"
 	$(IN_ENV) harness claims $(RESULTS)/claims.json
 
 smoke: ## The same in miniature
