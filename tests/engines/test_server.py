@@ -124,7 +124,7 @@ def test_server_ends_with_the_process_that_started_it(
     while "healthy" not in said:
         said += process.stdout.readline()
     process.send_signal(end)
-    process.wait(30)
+    process.wait(90)
     pids = _pids(said)
     wait_for(lambda: not any(map(is_running, pids)))
 
@@ -185,7 +185,7 @@ def test_engine_that_dies_under_load_ends_the_cell_with_its_log(
     (core,) = (child for child in left if "EngineCor" in child.name())
     core.kill()
     said += process.stderr.read()
-    assert process.wait(60) == 1
+    assert process.wait(180) == 1
     assert "while requests were under way" in said
     assert "Last lines of its log" in said
     assert 'Traceback (most recent call last):\n  File "<' not in said
