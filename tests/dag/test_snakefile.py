@@ -193,7 +193,6 @@ def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(600)
 def test_papers_own_setting_runs_to_its_claims_with_the_small_model(copy: Path) -> None:
     """All but the GPU: the same config with the cells of the paper's largest gain, made small."""
     content = yaml.safe_load((copy / "config/paper.yaml").read_text())
