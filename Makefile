@@ -13,6 +13,9 @@ NEEDS_PYTHON = $(if $(shell command -v "$(PYTHON)" 2>/dev/null),,$(error \
 	Python 3.11 is needed and "$(PYTHON)" was not found. Install it, or name it: \
 	make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)))
 
+# Set, it makes every start of an engine compile thousands of modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 UV := build/lock/bin/uv
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_34 \

@@ -31,6 +31,8 @@ shell.prefix(
     # The first part is Snakemake's own prefix, which this replaces.
     "set -euo pipefail; "
     f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+    # Set, it makes every start of an engine compile thousands of modules anew.
+    "unset PYTHONDONTWRITEBYTECODE; "
 )
 
 CELLS = CONFIG.cells
