@@ -35,22 +35,13 @@ shell.prefix(
     "unset PYTHONDONTWRITEBYTECODE; "
 )
 
-CELLS = CONFIG.cells
-REPLAYS = CONFIG.replay_groups
-# Cells that will be compared run one after the other, so that a machine whose speed drifts does
-# little harm to their ratio.
-ENGINE_CELLS = sorted(
-    (cell for cell, spec in CELLS.items() if spec.tier != "replay"),
-    key=lambda cell: (
-        CELLS[cell].workload,
-        CELLS[cell].load.mode,
-        CELLS[cell].load.label,
-        CELLS[cell].cache_blocks,
-        CELLS[cell].seed,
-        CELLS[cell].engine,
-        CELLS[cell].policy,
-    ),
-)
+# The cells that one job measures.
+GROUPS = {name: list(cells.values()) for name, cells in CONFIG.groups.items()}
+REPLAYS = {
+    (workload, seed): GROUPS[configs.replay_group(workload, seed)]
+    for workload, seed in CONFIG.replayed
+}
+ENGINE_GROUPS = [name for name, cells in GROUPS.items() if cells[0].tier != "replay"]
 RESULTS = f"results/{CONFIG.name}"
 ENGINE_TREE = f"build/engines/{SERIES.engine}-{SERIES.version}"
 TINY_MODEL = f"build/models/{models.TINY_QWEN3}"
@@ -67,11 +58,15 @@ def workload_file(tier, workload, seed):
 
 
 def replayed(wildcards):
-    return REPLAYS[wildcards.workload, int(wildcards.seed)].values()
+    return REPLAYS[wildcards.workload, int(wildcards.seed)]
+
+
+def is_gpu(wildcards):
+    return GROUPS[wildcards.group][0].tier == "gpu"
 
 
 wildcard_constraints:
-    cell="|".join(ENGINE_CELLS) or "none",
+    group="|".join(ENGINE_GROUPS) or "none",
     tier="|".join(CONFIG.tiers),
     workload="|".join(CONFIG.workloads),
     figure="|".join(FIGURES) or "none",
@@ -151,7 +146,7 @@ rule workload:
     log:
         f"build/logs/{CONFIG.name}-{{tier}}-{{workload}}-s{{seed}}.log",
     # First, so that of the replays the longest can go first.
-    priority: 2 * len(CELLS) + 1
+    priority: 2 * len(CONFIG.cells) + 1
     conda:
         "env/conda.yaml"
     params:
@@ -165,43 +160,51 @@ rule workload:
         " {wildcards.seed} --model {params.model} --output {output} 2>&1 | tee -i {log} >&2"
 
 
-rule cell:
-    """One measurement with an engine of its own; never two at a time."""
+rule engines:
+    """Cells on engines of their own, which take turns; no other job runs beside."""
     input:
-        model=lambda wildcards: model_input(CELLS[wildcards.cell].tier),
+        model=lambda wildcards: model_input(GROUPS[wildcards.group][0].tier),
         workload=lambda wildcards: workload_file(
-            CELLS[wildcards.cell].tier,
-            CELLS[wildcards.cell].workload,
-            CELLS[wildcards.cell].seed,
+            GROUPS[wildcards.group][0].tier,
+            GROUPS[wildcards.group][0].workload,
+            GROUPS[wildcards.group][0].seed,
         ),
         tree=lambda wildcards: (
-            [ENGINE_TREE] if CELLS[wildcards.cell].engine == "vllm" else []
+            [ENGINE_TREE]
+            if any(cell.engine == "vllm" for cell in GROUPS[wildcards.group])
+            else []
         ),
     output:
-        directory(f"{RESULTS}/cells/{{cell}}"),
+        directory(f"{RESULTS}/cells/{{group}}"),
     log:
-        f"{RESULTS}/logs/{{cell}}.log",
-    priority: lambda wildcards: len(ENGINE_CELLS) - ENGINE_CELLS.index(wildcards.cell)
+        f"{RESULTS}/logs/{{group}}.log",
+    priority: lambda wildcards: len(GROUPS) - ENGINE_GROUPS.index(wildcards.group)
     conda:
         "env/conda.yaml"
     threads: workflow.cores
     resources:
         engine=1,
         # For a cluster's scheduler; one machine heeds none of them. The runtime, in minutes, is
-        # well above what a cell takes.
-        gpu=lambda wildcards: 1 if CELLS[wildcards.cell].tier == "gpu" else None,
-        mem_mb=lambda wildcards: 64000 if CELLS[wildcards.cell].tier == "gpu" else 8000,
-        runtime=lambda wildcards: 120 if CELLS[wildcards.cell].tier == "gpu" else 60,
+        # well above what a group takes.
+        gpu=lambda wildcards: 1 if is_gpu(wildcards) else None,
+        mem_mb=lambda wildcards: (
+            (64000 if is_gpu(wildcards) else 4000) * len(GROUPS[wildcards.group])
+        ),
+        runtime=lambda wildcards: (
+            (120 if is_gpu(wildcards) else 30) * len(GROUPS[wildcards.group])
+        ),
     params:
         config=CONFIG_FILE,
-        model=lambda wildcards, input: input.model or CELLS[wildcards.cell].model,
+        model=lambda wildcards, input: input.model or GROUPS[wildcards.group][0].model,
         # So that a changed cell is measured anew.
-        spec=lambda wildcards: CELLS[wildcards.cell].model_dump_json(),
+        specs=lambda wildcards: [
+            spec.model_dump_json() for spec in GROUPS[wildcards.group]
+        ],
         tree=lambda wildcards, input: (
             f"--engine-tree {input.tree}" if input.tree else ""
         ),
     shell:
-        "python -m harness cell {params.config} {wildcards.cell} --model {params.model}"
+        "python -m harness measure {params.config} {wildcards.group} --model {params.model}"
         " --workload {input.workload} {params.tree} --output {output} 2>&1 | tee -i {log} >&2"
 
 
@@ -218,15 +221,16 @@ rule replay:
     log:
         f"{RESULTS}/logs/replay-{{workload}}-s{{seed}}.log",
     # Before the engines, which want the machine for themselves; the longest first.
-    priority: lambda wildcards: len(CELLS) + len(replayed(wildcards))
+    priority: lambda wildcards: len(CONFIG.cells) + len(replayed(wildcards))
     conda:
         "env/conda.yaml"
     params:
         config=CONFIG_FILE,
         model=lambda wildcards, input: input.model or CONFIG.tiers["replay"].model,
         specs=lambda wildcards: [spec.model_dump_json() for spec in replayed(wildcards)],
+        group=lambda wildcards: configs.replay_group(wildcards.workload, wildcards.seed),
     shell:
-        "python -m harness replay {params.config} {wildcards.workload} {wildcards.seed}"
+        "python -m harness measure {params.config} {params.group}"
         " --model {params.model} --workload {input.workload} --engine-tree {input.tree}"
         " --output {output} 2>&1 | tee -i {log} >&2"
 
@@ -242,7 +246,7 @@ rule bounds:
     log:
         f"{RESULTS}/logs/bounds-{{workload}}-s{{seed}}.log",
     # Rivals take as long as many replays.
-    priority: lambda wildcards: len(CELLS) * (1 + (wildcards.workload in CONFIG.rivals))
+    priority: lambda wildcards: len(CONFIG.cells) * (1 + (wildcards.workload in CONFIG.rivals))
     conda:
         "env/conda.yaml"
     params:
@@ -258,8 +262,7 @@ rule bounds:
 
 rule cells_table:
     input:
-        expand(f"{RESULTS}/cells/{{cell}}", cell=ENGINE_CELLS),
-        [f"{RESULTS}/cells/replay-{workload}-s{seed}" for workload, seed in REPLAYS],
+        expand(f"{RESULTS}/cells/{{group}}", group=GROUPS),
     output:
         f"{RESULTS}/cells.csv",
     log:

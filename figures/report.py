@@ -40,7 +40,7 @@ class Shown:
     """A figure as the page shows it.
 
     ``picture`` is a PNG in base64, to be shown so many CSS pixels wide; ``cells`` are rows of
-    ``cells.csv`` with ``x``, ``load`` and ``folder``; ``origin`` has what they come from by the
+    ``cells.csv`` with ``x``, ``load`` and ``group``; ``origin`` has what they come from by the
     names of ``tables.ORIGIN``.
     """
 
@@ -58,9 +58,9 @@ class Shown:
         return sum(not cell["valid"] for cell in self.cells)
 
     @property
-    def folders(self) -> list[str]:
-        """The folders of the cells, each once."""
-        return list(dict.fromkeys(cell["folder"] for cell in self.cells))
+    def groups(self) -> list[str]:
+        """The folders of the groups of cells, each once."""
+        return list(dict.fromkeys(cell["group"] for cell in self.cells))
 
 
 def render(config_file: Path, results: Results, judged: Sequence[Claim]) -> str:
@@ -118,9 +118,7 @@ def _shown(results: Results, name: str) -> Shown:
             {
                 **cell,
                 "load": captions.load(results.load(str(cell["cell"]))),
-                "folder": f"replay-{cell['workload']}-s{cell['seed']}"
-                if cell["tier"] == "replay"
-                else cell["cell"],
+                "group": Path(str(cell["folder"])).parts[0],
             }
             for _, cell in cells.iterrows()
         ],

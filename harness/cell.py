@@ -1,6 +1,6 @@
-"""The cell: one measurement, one fresh engine, one folder of results.
+"""The cell: one measurement, one fresh engine, one folder of results; and what measures them.
 
-Measuring happens in a process of its own (``harness.engines.worker``), so that an engine that
+A cell is measured in a process of its own (``harness.engines.worker``), so that an engine that
 dies, however it dies, ends as one clear message; so that which engine is imported is decided by its
 search path; and so that nothing of it is left behind.
 """
@@ -13,13 +13,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
-from harness import runlock
+from harness import runlock, turns
 from harness.errors import HarnessError
 from harness.load.spec import Load, columns
 
@@ -78,11 +80,15 @@ class CellSpec(BaseModel):
 
     @property
     def id(self) -> str:
-        """Name of the cell's folder."""
-        return (
-            f"{self.workload}-{self.load.mode}{self.load.label}-{self.cache_tokens}-s{self.seed}"
-            f"-{self.engine}-{self.policy}{f'-again{self.repeat}' if self.repeat else ''}"
-        )
+        """The cell's name."""
+        again = f"-again{self.repeat}" if self.repeat else ""
+        return f"{self.setting}-{self.engine}-{self.policy}{again}"
+
+    @property
+    def setting(self) -> str:
+        """Name of what cells have in common whose policies or engines are compared."""
+        load = f"{self.load.mode}{self.load.label}"
+        return f"{self.workload}-{load}-{self.cache_tokens}-s{self.seed}"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -96,9 +102,10 @@ class CellSpec(BaseModel):
 
 
 class WorkerOrder(BaseModel):
-    """What the worker process is told, as JSON on its command line.
+    """What a worker process is told, as JSON on its command line.
 
     ``cells`` are by the folder that each is written to; they share the model and the workload.
+    ``turn_fds`` are of ``Turns``, ``beside`` the cells that it takes turns with.
     """
 
     cells: dict[Path, CellSpec]
@@ -106,6 +113,18 @@ class WorkerOrder(BaseModel):
     workload: Path
     patches_sha256: str | None
     progress_fd: int
+    turn_fds: tuple[int, int]
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A worker process, the name that it goes by, and what it says."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    progress: IO[str]
+    log: Path
 
 
 def run(
@@ -117,13 +136,17 @@ def run(
     patches_sha256: str | None,
     folder: Path,
 ) -> None:
-    """Measure cells one after the other and write their folder, whole or not at all.
+    """Measure cells and write their folder, whole or not at all.
+
+    Those of tier replay are measured one after the other, in one process. Others have one each, and
+    take turns.
 
     Args:
-        cells: Each by the name of its folder inside ``folder``; "." is ``folder`` itself.
+        cells: Each by the name of its folder inside ``folder``; "." is ``folder`` itself. They
+            share a tier.
         model: The model's folder or hub id.
         workload: The workload file of the cells' workload and seed.
-        engine_tree: Folder to import the engine from; the installed package if None.
+        engine_tree: Folder to import engines from; the stock engine is the installed package.
         patches_sha256: Hash of the patch series in that folder, for the record.
         folder: Where the results go.
 
@@ -133,27 +156,39 @@ def run(
     """
     failed_log = folder.with_name(f"{folder.name}.failed.log")
     failed_log.unlink(missing_ok=True)
-    with _whole(folder) as partial:
+    with _whole(folder) as partial, contextlib.ExitStack() as stack:
         for name in cells:
             (partial / name).mkdir(exist_ok=True)
-        order = WorkerOrder(
-            cells={partial / name: spec for name, spec in cells.items()},
-            model=model,
-            workload=workload,
-            patches_sha256=patches_sha256,
-            progress_fd=-1,
-        )
-        threads = next(iter(cells.values())).threads
-        with _worker(order, threads, engine_tree, partial) as (process, progress):
-            reason = _watch(folder.name, process, progress)
-        if reason is not None:
-            log = partial / ENGINE_LOG
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-            os.replace(log, failed_log)
-            raise HarnessError(
-                f"cell {folder.name}: {reason}. Last lines of its log ({failed_log}):\n{tail}"
+        at = {partial / name: spec for name, spec in cells.items()}
+        if all(spec.tier == "replay" for spec in cells.values()):
+            parts = {partial: at}
+        else:
+            parts = {home: {home: spec} for home, spec in at.items()}
+        ring = turns.ring(len(parts))
+        for descriptor in chain(*ring):
+            stack.callback(os.close, descriptor)
+        workers = []
+        for (home, part), turn_fds in zip(parts.items(), ring, strict=True):
+            order = WorkerOrder(
+                cells=part,
+                model=model,
+                workload=workload,
+                patches_sha256=None if _is_stock(part) else patches_sha256,
+                progress_fd=-1,
+                turn_fds=turn_fds,
+                beside=tuple(spec.id for spec in cells.values() if spec not in part.values()),
             )
-        shutil.rmtree(partial / _TEMPORARY)
+            name = folder.name if home == partial else home.name
+            workers.append(stack.enter_context(_worker(name, order, engine_tree, home)))
+        if failed := _watch(workers):
+            worker, reason = failed
+            tail = "\n".join(worker.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+            os.replace(worker.log, failed_log)
+            raise HarnessError(
+                f"cell {worker.name}: {reason}. Last lines of its log ({failed_log}):\n{tail}"
+            )
+        for home in parts:
+            shutil.rmtree(home / _TEMPORARY)
 
 
 def write_not_run(cells: Mapping[str, CellSpec], reason: str, folder: Path) -> None:
@@ -192,38 +227,46 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _worker(
-    order: WorkerOrder, threads: int | None, engine_tree: Path | None, folder: Path
-) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
-    """Run the worker in a process group of its own; nothing of it outlives this block."""
+    name: str, order: WorkerOrder, engine_tree: Path | None, home: Path
+) -> Iterator[_Worker]:
+    """Run a worker in a process group of its own; nothing of it outlives this block."""
     reading, writing = os.pipe()
     order = order.model_copy(update={"progress_fd": writing})
+    spec = next(iter(order.cells.values()))
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in process, as the paper measures
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONHASHSEED": "0",  # vLLM seeds its block hashes with it
-        "TMPDIR": str((folder / _TEMPORARY).resolve()),
+        "TMPDIR": str((home / _TEMPORARY).resolve()),
     }
-    if threads is not None:
+    if spec.threads is not None:
         # MKL's own variable goes first there, and Snakemake sets both.
-        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    (folder / _TEMPORARY).mkdir()
-    search_path = [str(tree.resolve()) for tree in (engine_tree,) if tree]
-    environment["PYTHONPATH"] = os.pathsep.join([*search_path, *_own_search_path()])
-    with os.fdopen(reading) as progress, (folder / ENGINE_LOG).open("wb") as log:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(spec.threads))
+    (home / _TEMPORARY).mkdir()
+    search_path = _own_search_path()
+    if engine_tree and not _is_stock(order.cells):
+        search_path = [str(engine_tree.resolve()), *search_path]
+    environment["PYTHONPATH"] = os.pathsep.join(search_path)
+    log = home / ENGINE_LOG
+    with os.fdopen(reading) as progress, log.open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", _WORKER, order.model_dump_json()],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=said,
             stderr=subprocess.STDOUT,
             env=environment,
-            pass_fds=[writing],
+            pass_fds=[writing, *order.turn_fds],
             start_new_session=True,
         )
         os.close(writing)
         try:
-            yield process, progress
+            yield _Worker(name, process, progress, log)
         finally:
             end_group(process)
+
+
+def _is_stock(cells: Mapping[Path, CellSpec]) -> bool:
+    return any(spec.engine == "vllm-stock" for spec in cells.values())
 
 
 def _own_search_path() -> list[str]:
@@ -231,39 +274,43 @@ def _own_search_path() -> list[str]:
     return [str(Path(__file__).parents[1]), *([given] if given else [])]
 
 
-def _watch(name: str, process: subprocess.Popen[bytes], progress: IO[str]) -> str | None:
-    """Show progress until the worker ends; return what went wrong, if anything.
+def _watch(workers: Sequence[_Worker]) -> tuple[_Worker, str] | None:
+    """Show progress until all workers end; return the first that goes wrong and how, if any.
 
     Raises:
-        HarnessError: if the run that this cell belongs to ends.
+        HarnessError: if the run that these cells belong to ends.
 
     """
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        selector.register(progress, selectors.EVENT_READ)
+        for worker in workers:
+            selector.register(worker.progress, selectors.EVENT_READ, worker)
         for descriptor in runlock.watch():
             stack.callback(os.close, descriptor)
             selector.register(descriptor, selectors.EVENT_READ)
-        failure = None
-        while True:
-            ready = [key.fileobj for key, _ in selector.select(STALL_SECONDS)]
+        running = list(workers)
+        while running:
+            ready = [key.data for key, _ in selector.select(STALL_SECONDS)]
             if not ready:
-                return f"the engine showed no progress for {STALL_SECONDS:.0f} s"
-            if progress not in ready:
-                raise HarnessError(f"cell {name}: ended with the run that it belongs to")
-            line = progress.readline()
-            if not line:
-                break
-            if line.startswith(FAILED):
-                failure = line.removeprefix(FAILED).strip()
-            else:
-                print(f"{name}: {line.strip()}", file=sys.stderr, flush=True)
-    code = process.wait()
-    if failure:
-        return failure
-    if code < 0:
-        return f"the engine was killed by {signal.Signals(-code).name}"
-    return f"the engine died with exit code {code}" if code else None
+                return running[0], f"the engine showed no progress for {STALL_SECONDS:.0f} s"
+            if None in ready:
+                names = ", ".join(worker.name for worker in workers)
+                raise HarnessError(f"cell {names}: ended with the run that it belongs to")
+            for worker in ready:
+                line = worker.progress.readline()
+                if line.startswith(FAILED):
+                    return worker, line.removeprefix(FAILED).strip()
+                if line:
+                    print(f"{worker.name}: {line.strip()}", file=sys.stderr, flush=True)
+                    continue
+                selector.unregister(worker.progress)
+                running.remove(worker)
+                code = worker.process.wait()
+                if code < 0:
+                    return worker, f"the engine was killed by {signal.Signals(-code).name}"
+                if code:
+                    return worker, f"the engine died with exit code {code}"
+    return None
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

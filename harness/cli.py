@@ -4,7 +4,6 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -62,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="harness", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    check = commands.add_parser("check", help="check a config and list its cells")
+    check = commands.add_parser("check", help="check a config and list its groups of cells")
     check.add_argument("config", type=Path)
     check.set_defaults(run=_check)
 
@@ -102,24 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--output", type=Path, required=True, help="JSON lines file to write")
     prompts.set_defaults(run=_prompts)
 
-    cell = commands.add_parser("cell", help="measure one cell")
-    cell.add_argument("config", type=Path)
-    cell.add_argument("id")
-    cell.add_argument("--model", required=True, help="folder or hub id")
-    cell.add_argument("--workload", type=Path, required=True, help="workload file")
-    cell.add_argument("--engine-tree", type=Path, help="patched tree; without: the stock package")
-    cell.add_argument("--output", type=Path, required=True, help="folder to write")
-    cell.set_defaults(run=_cell)
-
-    replay = commands.add_parser("replay", help="measure all replay cells of a workload and seed")
-    replay.add_argument("config", type=Path)
-    replay.add_argument("workload_name", metavar="workload")
-    replay.add_argument("seed", type=int)
-    replay.add_argument("--model", required=True, help="folder or hub id")
-    replay.add_argument("--workload", type=Path, required=True, help="workload file")
-    replay.add_argument("--engine-tree", type=Path, required=True, help="patched tree")
-    replay.add_argument("--output", type=Path, required=True, help="folder of folders to write")
-    replay.set_defaults(run=_replay)
+    measure = commands.add_parser("measure", help="measure a group of cells")
+    measure.add_argument("config", type=Path)
+    measure.add_argument("group", help="of those that `harness check` lists")
+    measure.add_argument("--model", required=True, help="folder or hub id")
+    measure.add_argument("--workload", type=Path, required=True, help="workload file")
+    measure.add_argument("--engine-tree", type=Path, help="patched tree; stock engines need none")
+    measure.add_argument("--output", type=Path, required=True, help="folder to write")
+    measure.set_defaults(run=_measure)
 
     bench = commands.add_parser("bench", help="measure what our own code costs")
     bench.add_argument("benchmark", choices=_BENCHMARKS, help="what to measure")
@@ -185,8 +174,11 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for cell in configs.load(arguments.config).cells:
-        print(cell)
+    for group, specs in configs.load(arguments.config).groups.items():
+        print(group)
+        for name in specs:
+            if name != ".":
+                print(f"  {name}")
 
 
 def _schema(arguments: argparse.Namespace) -> None:
@@ -236,21 +228,14 @@ def _prompts(arguments: argparse.Namespace) -> None:
     )
 
 
-def _cell(arguments: argparse.Namespace) -> None:
-    config = configs.load(arguments.config)
-    if arguments.id not in config.cells:
-        raise HarnessError(f"{arguments.config} has no cell {arguments.id!r}")
-    _measure({".": config.cells[arguments.id]}, arguments)
-
-
 def _bounds(arguments: argparse.Namespace) -> None:
     # Loads libcachesim, which the other commands can do without.
     from harness.analysis import policies
 
     config = configs.load(arguments.config)
-    group = _replay_group(config, arguments)
+    group = _group(config, configs.replay_group(arguments.workload_name, arguments.seed))
     workload = workload_file.read(arguments.workload)
-    seeds = [seed for name, seed in config.replay_groups if name == arguments.workload_name]
+    seeds = [seed for name, seed in config.replayed if name == arguments.workload_name]
     policies.write_bounds(
         _blocks(workload, arguments.workload, next(iter(group.values()))),
         config.workloads[arguments.workload_name],
@@ -313,13 +298,10 @@ def _data(arguments: argparse.Namespace) -> None:
     print(datasets.table())
 
 
-def _replay_group(config: Config, arguments: argparse.Namespace) -> dict[str, CellSpec]:
-    key = (arguments.workload_name, arguments.seed)
-    if key not in config.replay_groups:
-        raise HarnessError(
-            f"{arguments.config} has no replay cells of workload {key[0]!r} and seed {key[1]}"
-        )
-    return config.replay_groups[key]
+def _group(config: Config, name: str) -> dict[str, CellSpec]:
+    if name not in config.groups:
+        raise HarnessError(f"config {config.name} has no group of cells {name!r}")
+    return config.groups[name]
 
 
 def _blocks(workload: Workload, path: Path, spec: CellSpec) -> BlockWorkload:
@@ -331,13 +313,9 @@ def _blocks(workload: Workload, path: Path, spec: CellSpec) -> BlockWorkload:
     return workload
 
 
-def _replay(arguments: argparse.Namespace) -> None:
-    config = configs.load(arguments.config)
-    _measure(_replay_group(config, arguments), arguments)
-
-
-def _measure(specs: Mapping[str, CellSpec], arguments: argparse.Namespace) -> None:
+def _measure(arguments: argparse.Namespace) -> None:
     """Measure cells that share a workload file, after what can be checked without an engine."""
+    specs = _group(configs.load(arguments.config), arguments.group)
     workload = workload_file.read(arguments.workload)
     if workload.header.missing:
         cells.write_not_run(specs, workload.header.missing, arguments.output)
@@ -353,11 +331,8 @@ def _measure(specs: Mapping[str, CellSpec], arguments: argparse.Namespace) -> No
                 f"{most.request} of {arguments.workload}, which needs "
                 f"{most.prompt_tokens} + {most.output_tokens}"
             )
-        if (patches_sha256 is None) != (spec.engine == "vllm-stock"):
-            raise HarnessError(
-                f"cell {spec.id}: engine {spec.engine} "
-                + ("needs --engine-tree" if patches_sha256 is None else "takes no --engine-tree")
-            )
+        if patches_sha256 is None and spec.engine != "vllm-stock":
+            raise HarnessError(f"cell {spec.id}: engine {spec.engine} needs --engine-tree")
         if spec.engine == "replay":
             _blocks(workload, arguments.workload, spec)
     cells.run(

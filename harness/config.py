@@ -59,6 +59,12 @@ class TierSettings(_Section):
     requests: PositiveInt | None = Field(
         None, description="only so many of a workload's requests are sent; without, all"
     )
+    take_turns: bool = Field(
+        False,
+        description="cells that differ in policy, engine or repeat only are measured in turns, "
+        "batch by batch, so that a machine whose speed drifts does so for all of them; their "
+        "engines run side by side and need memory for all",
+    )
 
 
 class Experiment(_Section):
@@ -133,6 +139,8 @@ class Config(_Section):
                 f"tiers.cpu.block_size: {cpu.block_size}: attention on the CPU takes "
                 f"multiples of {CPU_BLOCK_SIZE_STEP}"
             )
+        if "replay" in self.tiers and self.tiers["replay"].take_turns:
+            raise ValueError("tiers.replay.take_turns: tier replay has no clock")
         for name, experiment in self.experiments.items():
             self._check_experiment(f"experiments.{name}", experiment)
         if others := [name for name in self.rivals if name not in self.workloads]:
@@ -205,13 +213,30 @@ class Config(_Section):
         return named
 
     @property
-    def replay_groups(self) -> dict[tuple[str, int], dict[str, CellSpec]]:
-        """The cells of tier replay by workload and seed: those that one job measures."""
-        groups: dict[tuple[str, int], dict[str, CellSpec]] = {}
+    def groups(self) -> dict[str, dict[str, CellSpec]]:
+        """The cells that one job measures, by the name of its folder and of theirs inside it."""
+        groups: dict[str, dict[str, CellSpec]] = {}
         for name, cell in self.cells.items():
             if cell.tier == "replay":
-                groups.setdefault((cell.workload, cell.seed), {})[name] = cell
+                groups.setdefault(replay_group(cell.workload, cell.seed), {})[name] = cell
+            elif self.tiers[cell.tier].take_turns:
+                groups.setdefault(cell.setting, {})[name] = cell
+            else:
+                groups[name] = {".": cell}
         return groups
+
+    @property
+    def replayed(self) -> list[tuple[str, int]]:
+        """The workloads of tier replay, each with each of its seeds."""
+        cells = self.cells.values()
+        return list(
+            dict.fromkeys((cell.workload, cell.seed) for cell in cells if cell.tier == "replay")
+        )
+
+
+def replay_group(workload: str, seed: int) -> str:
+    """Return the name of the group of replayed cells of a workload and seed."""
+    return f"replay-{workload}-s{seed}"
 
 
 def load(path: Path) -> Config:

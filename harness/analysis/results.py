@@ -76,9 +76,9 @@ class Results:
         columns = dict(_ORIGINS) if tier != "replay" else dict(_ORIGINS[:-1])
         for engine, own in cells[cells["valid"]].groupby("engine"):
             for column, what in columns.items():
-                found = own.groupby(own[column].astype(object).fillna("none"))["cell"].first()
+                found = own.groupby(own[column].astype(object).fillna("none"))["folder"].first()
                 if len(found) > 1:
-                    each = "; ".join(f"{value}, as {cell}" for value, cell in found.items())
+                    each = "; ".join(f"{value}, as {folder}" for value, folder in found.items())
                     raise HarnessError(
                         f"{self.folder}/cells.csv: the {tier} cells of {workload} on {engine} are "
                         f"of different {what} and cannot be compared: {each}. Remove the folders "
@@ -91,10 +91,7 @@ class Results:
 
     def folder_of(self, cell: "pd.Series[Any]") -> Path:
         """Return the folder of a cell, a row of ``cells``."""
-        folder = self.folder / "cells"
-        if cell["tier"] == "replay":
-            folder /= f"replay-{cell['workload']}-s{cell['seed']}"
-        return folder / str(cell["cell"])
+        return self.folder / "cells" / str(cell["folder"])
 
     def read_table(self, cell: "pd.Series[Any]", name: str) -> pd.DataFrame:
         """Return a table of a cell, as it is in its folder.

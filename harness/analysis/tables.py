@@ -33,14 +33,14 @@ _KEYS = {
     "ttft_kind": "ttft_kind",
     "valid": "valid",
     "invalid_reason": "invalid_reason",
-    # The name of the cell's folder: tells cells apart that differ in what has no column.
+    # Tells cells apart that differ in what has no column.
     "cell": "cell",
     "repeat": "repeat",
 }
 # Where a cell's numbers come from.
 ORIGIN = ["engine_version", "patches_sha256", "model_sha256", "machine", "measured_at", "git"]
 # Other programs read these by name or by place: only append.
-COLUMNS = [*_KEYS, *ORIGIN]
+COLUMNS = [*_KEYS, *ORIGIN, "folder"]
 # Not a number where they do not apply, whole where they do.
 _WHOLE = ["batch_size", "cache_tokens", "seed", "requests", "repeat"]
 _ORDER = ["tier", "workload", "mode", "batch_size", "request_rate", "cache_tokens", "seed"]
@@ -55,6 +55,8 @@ def write_cells(folders: Sequence[Path], path: Path) -> None:
     Cells of tier replay, which have no clock, get a mean TTFT predicted from their hit rate where
     the paper has points to fit it on (``costmodel``): at its size and batch size 1.
 
+    ``folder`` is where the cell's own files are, beside those of all others.
+
     Args:
         folders: The cells' folders, or folders of those.
         path: The CSV file.
@@ -64,7 +66,9 @@ def write_cells(folders: Sequence[Path], path: Path) -> None:
 
     """
     rows = [
-        _row(read_summary(cell)) | _origin(cell) for folder in folders for cell in _cells(folder)
+        _row(read_summary(cell)) | _origin(cell) | {"folder": str(cell.relative_to(folder.parent))}
+        for folder in folders
+        for cell in _cells(folder)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.astype(dict.fromkeys(_WHOLE, "Int64") | {"request_rate": "float64"})

@@ -35,6 +35,7 @@ from harness.errors import HarnessError
 from harness.load.client import Outcome, headers
 from harness.load.spec import ClosedLoop, Load, OpenLoop
 from harness.measure.validity import ClientLoad
+from harness.turns import Turns
 from workloads.file import BlockRequest, BlockWorkload, Header
 
 OURS = "ours"
@@ -496,6 +497,7 @@ def main() -> None:
             _SEED,
             Server(server.url, server.process),
             order.folder,
+            Turns.alone(),
             lambda: None,
         )
         cpu_seconds = time.process_time()

@@ -15,6 +15,7 @@ from harness import cell
 from harness.bench.replay import Order
 from harness.cell import CellSpec, WorkerOrder
 from harness.load import batch
+from harness.turns import Turns
 
 
 def main() -> None:
@@ -36,7 +37,9 @@ def _ms_per_request(spec: CellSpec, order: Order) -> float:
                 workload=order.workloads[spec.workload],
                 patches_sha256=None,
                 progress_fd=-1,
+                turn_fds=(-1, -1),
             ),
+            Turns.alone(),
             report=lambda _: clock.append(time.process_time()),
         )
         requests: int = cell.read_summary(folder)["requests"]

@@ -8,6 +8,7 @@ import threading
 
 from harness.cell import FAILED, WorkerOrder
 from harness.errors import HarnessError
+from harness.turns import Turns
 from workloads.file import WorkloadError
 
 
@@ -23,7 +24,11 @@ def main() -> None:
     measure = batch.measure if is_batch else online.measure
     with os.fdopen(order.progress_fd, "w", buffering=1) as progress:
         try:
-            measure(order, report=lambda message: print(message, file=progress))
+            measure(
+                order,
+                Turns(*order.turn_fds),
+                report=lambda message: print(message, file=progress),
+            )
         except (HarnessError, WorkloadError) as error:
             print(f"{FAILED}{error}".replace("\n", " "), file=progress)
             sys.exit(1)

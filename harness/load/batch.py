@@ -12,17 +12,19 @@ from harness.measure import records
 from harness.measure.provenance import provenance
 from harness.measure.records import RequestRecord, TelemetryRecord
 from harness.measure.summary import summarize
+from harness.turns import Turns
 from workloads import file as workload_file
 from workloads.file import BlockWorkload, Request, Workload
 
 _REPORTS = 4
 
 
-def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
+def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -> None:
     """Start an engine for each cell, send it the workload, and write the cell's files.
 
     Args:
         order: The cells, and where everything is.
+        turns: One is taken for each batch.
         report: Called with a line on the progress now and then.
 
     """
@@ -31,9 +33,9 @@ def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
         engine = _start(spec, order.model, workload)
         if len(order.cells) == 1:
             report(f"engine ready, {len(workload.requests)} requests to go")
-            _measure(order, spec, folder, workload, engine, report)
+            _measure(order, spec, folder, workload, engine, turns, report)
         else:
-            hit_rate = _measure(order, spec, folder, workload, engine, report=lambda _: None)
+            hit_rate = _measure(order, spec, folder, workload, engine, turns, lambda _: None)
             report(
                 f"{spec.policy}, {spec.cache_tokens} tokens, batch size {spec.load.label}: "
                 f"hit rate {hit_rate:.3f}"
@@ -58,6 +60,7 @@ def _measure(
     folder: Path,
     workload: Workload,
     engine: Engine[Any],
+    turns: Turns,
     report: Callable[[str], object],
 ) -> float:
     """Measure one cell on its engine, write its files and return its hit rate."""
@@ -66,33 +69,36 @@ def _measure(
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    fresh = engine.counters()
     requests, warm_up = workload.requests, workload.header.warm_up
     rows: list[RequestRecord] = []
     telemetry: list[TelemetryRecord] = []
     reports = {len(requests) * i // _REPORTS for i in range(1, _REPORTS + 1)}
     assert isinstance(spec.load, Batch)
-    for batch in batches(requests, spec.load.batch_size, warm_up):
-        completions = engine.generate(batch)
-        rows += [
-            _record(*pair, len(rows) < warm_up) for pair in zip(batch, completions, strict=True)
-        ]
-        telemetry.append(TelemetryRecord(batch[-1].request, engine.policy_state() or {}))
-        if reports & {request.request + 1 for request in batch}:
-            hit_rate = sum(r.cached_tokens or 0 for r in rows) / sum(r.prompt_tokens for r in rows)
-            report(f"{len(rows)}/{len(requests)} requests, hit rate {hit_rate:.3f}")
-    summary = summarize(spec, rows, fresh, engine.counters())
-    if metrics := engine.metrics_text():
-        (folder / METRICS).write_text(metrics)
-    source = provenance(
-        spec,
-        model=order.model,
-        workload=order.workload,
-        patches_sha256=order.patches_sha256,
-        engine_version=engine.version,
-        engine_file=engine.imported_from,
-    )
-    records.write(folder, rows, telemetry, summary, source)
+    with turns.take():
+        # Back here, all others have started, too.
+        turns.offer()
+        fresh = engine.counters()
+        for batch in batches(requests, spec.load.batch_size, warm_up):
+            completions = engine.generate(batch)
+            rows += [
+                _record(*pair, len(rows) < warm_up) for pair in zip(batch, completions, strict=True)
+            ]
+            telemetry.append(TelemetryRecord(batch[-1].request, engine.policy_state() or {}))
+            if reports & {request.request + 1 for request in batch}:
+                hits = sum(r.cached_tokens or 0 for r in rows)
+                hit_rate = hits / sum(r.prompt_tokens for r in rows)
+                report(f"{len(rows)}/{len(requests)} requests, hit rate {hit_rate:.3f}")
+            turns.offer()
+        summary = summarize(spec, rows, fresh, engine.counters())
+        if metrics := engine.metrics_text():
+            (folder / METRICS).write_text(metrics)
+        source = provenance(
+            spec,
+            order,
+            engine_version=engine.version,
+            engine_file=engine.imported_from,
+        )
+        records.write(folder, rows, telemetry, summary, source)
     return float(summary["hit_rate"])
 
 

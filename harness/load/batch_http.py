@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from harness.load.client import Client, Outcome
+from harness.turns import Turns
 
 
 async def drive(
     client: Client,
     bodies: Sequence[bytes],
     batches: Iterable[Sequence[int]],
+    turns: Turns,
     done: Callable[[], object] = lambda: None,
 ) -> list[tuple[int, Outcome]]:
     """Send batch after batch.
@@ -19,6 +21,7 @@ async def drive(
         client: Of the server.
         bodies: What to send.
         batches: The numbers of the requests of each batch, in order.
+        turns: Offered after each batch.
         done: Called after each answer.
 
     Returns:
@@ -36,4 +39,5 @@ async def drive(
         scheduled_ns = time.monotonic_ns()
         outcomes = await asyncio.gather(*map(send, batch))
         results += [(scheduled_ns, outcome) for outcome in outcomes]
+        await asyncio.to_thread(turns.offer)
     return results

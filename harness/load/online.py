@@ -28,6 +28,7 @@ from harness.measure import counters, records
 from harness.measure.provenance import provenance
 from harness.measure.summary import summarize
 from harness.measure.validity import ClientLoad
+from harness.turns import Turns
 from workloads import file as workload_file
 from workloads.file import Workload, longest
 from workloads.tokens import token_ids
@@ -39,11 +40,12 @@ _OTHER_DESCRIPTORS = 200
 T = TypeVar("T")
 
 
-def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
+def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -> None:
     """Measure one cell on a server of its own and write the cell's files.
 
     Args:
         order: The cell, and where everything is.
+        turns: One is taken for each batch, and one for all requests of other modes.
         report: Called with a line on the progress now and then.
 
     Raises:
@@ -58,16 +60,21 @@ def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
     prompts = token_ids(workload, tokenizer, tokenizer.vocab_size)
     most = longest(workload.requests)
     temporary = Path(os.environ["TMPDIR"])
-    with servers.serve(
-        spec,
-        order.model,
-        max_model_len=most.prompt_tokens + most.output_tokens,
-        temporary=temporary,
-        report=report,
-    ) as server:
+    with (
+        servers.serve(
+            spec,
+            order.model,
+            max_model_len=most.prompt_tokens + most.output_tokens,
+            temporary=temporary,
+            report=report,
+        ) as server,
+        turns.take(),
+    ):
+        report(f"server ready, {len(prompts)} requests to go")
+        # Back here, all others have started, too.
+        turns.offer()
         lengths = [len(prompt) for prompt in prompts]
         server.warm_up(warm_up_prompts(lengths, tokenizer.vocab_size, spec.seed))
-        report(f"server ready, {len(prompts)} requests to go")
         fresh = server.counters()
         sent, client = drive(
             spec.load,
@@ -76,26 +83,24 @@ def measure(order: WorkerOrder, report: Callable[[str], object]) -> None:
             spec.seed,
             server,
             temporary,
+            turns,
             _progress(len(prompts), report),
         )
         metrics = server.metrics_text()
+        # What is left to do would cost the others time.
+        turns.offer()
         source = provenance(
-            spec,
-            model=order.model,
-            workload=order.workload,
-            patches_sha256=order.patches_sha256,
-            engine_version=server.version,
-            engine_file=servers.imported_from(),
+            spec, order, engine_version=server.version, engine_file=servers.imported_from()
         )
-    rows = [
-        records.of_outcome(
-            request, request.request < workload.header.warm_up, scheduled_ns, outcome
-        )
-        for request, (scheduled_ns, outcome) in zip(workload.requests, sent, strict=True)
-    ]
-    summary = summarize(spec, rows, fresh, counters.parse(metrics), client)
-    (folder / METRICS).write_text(metrics)
-    records.write(folder, rows, [], summary, source)
+        rows = [
+            records.of_outcome(
+                request, request.request < workload.header.warm_up, scheduled_ns, outcome
+            )
+            for request, (scheduled_ns, outcome) in zip(workload.requests, sent, strict=True)
+        ]
+        summary = summarize(spec, rows, fresh, counters.parse(metrics), client)
+        (folder / METRICS).write_text(metrics)
+        records.write(folder, rows, [], summary, source)
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
@@ -123,6 +128,7 @@ def drive(
     seed: int,
     server: Server,
     temporary: Path,
+    turns: Turns,
     done: Callable[[], object],
 ) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
     """Send a workload to a server as a load says.
@@ -134,6 +140,7 @@ def drive(
         seed: Of arrivals and of users' think times.
         server: To whom.
         temporary: A folder for what is only needed meanwhile.
+        turns: Offered after each batch.
         done: Called after each answer.
 
     Returns:
@@ -163,15 +170,16 @@ def drive(
         assert isinstance(load, BatchHTTP)
         cut = batches(workload.requests, load.batch_size, workload.header.warm_up)
         numbers = [[request.request for request in batch] for batch in cut]
-        return await batch_http.drive(client, bodies, numbers, done)
+        return await batch_http.drive(client, bodies, numbers, turns, done)
 
     # Collecting what is there already would hold up the first requests.
     gc.collect()
     gc.freeze()
-    start, cpu_start = time.monotonic(), time.process_time()
+    start, cpu_start = time.monotonic() - turns.waited, time.process_time()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sent = runner.run(send())
-    cost = ClientLoad(time.process_time() - cpu_start, time.monotonic() - start)
+    end = time.monotonic() - turns.waited
+    cost = ClientLoad(time.process_time() - cpu_start, end - start)
     return list(sent), cost
 
 

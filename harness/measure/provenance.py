@@ -12,17 +12,15 @@ from typing import Any
 import psutil
 
 from harness import model as models
-from harness.cell import CellSpec
+from harness.cell import CellSpec, WorkerOrder
 
 _ROOT = Path(__file__).parents[2]
 
 
 def provenance(
     spec: CellSpec,
+    order: WorkerOrder,
     *,
-    model: str,
-    workload: Path,
-    patches_sha256: str | None,
     engine_version: str,
     engine_file: str,
 ) -> dict[str, Any]:
@@ -30,9 +28,7 @@ def provenance(
 
     Args:
         spec: The cell.
-        model: The model's folder or hub id.
-        workload: The workload file.
-        patches_sha256: Hash of the patch series that the engine has; None for the stock engine.
+        order: What its worker was told.
         engine_version: The version that the engine reports.
         engine_file: Where the engine was imported from.
 
@@ -43,12 +39,13 @@ def provenance(
         "engine": {
             "version": engine_version,
             "imported_from": engine_file,
-            "patches_sha256": patches_sha256,
+            "patches_sha256": order.patches_sha256,
         },
-        "model": {"source": spec.model, "sha256": models.digest(model)},
-        "workload": {"file": str(workload), "sha256": _sha256(workload)},
-        "locks": {path.name: _sha256(path) for path in sorted((_ROOT / "env").glob("*.lock"))},
+        "model": {"source": spec.model, "sha256": models.digest(order.model)},
+        "workload": {"file": str(order.workload), "sha256": _sha256(order.workload)},
+        "locks": {path.name: _sha256(path) for path in sorted((_ROOT / "env").glob("[!.]*.lock"))},
         "seeds": {"workload": spec.seed, "engine": 0},
+        "beside": order.beside,
         "hardware": {
             "host": platform.node(),
             "cpu": _cpu_model(),

@@ -36,7 +36,7 @@ def summarize(
     counted = [row for row in rows if not row.warm_up]
     ok = [row for row in counted if row.status == "ok"]
     dropped = sum(row.status == "dropped" for row in counted)
-    duration = _duration(counted)
+    duration = _duration(counted, pauses=spec.load.mode not in ("batch", "batch-http"))
     queried = sum(row.prompt_tokens for row in ok)
     hit = sum(row.cached_tokens or 0 for row in ok)
     looked_up = sum(row.queried_blocks or 0 for row in ok)
@@ -82,11 +82,25 @@ def _percentiles(name: str, values: Sequence[float | None]) -> dict[str, float |
     }
 
 
-def _duration(rows: Sequence[RequestRecord]) -> float | None:
-    """Return the seconds from the first request sent to the last one's end."""
-    sent = [row.sent_ns for row in rows if row.sent_ns is not None]
-    ended = [row.end_ns for row in rows if row.end_ns is not None]
-    return (max(ended) - min(sent)) / 1e9 if sent and ended else None
+def _duration(rows: Sequence[RequestRecord], pauses: bool) -> float | None:
+    """Return the seconds from the first request sent to the last one's end.
+
+    Between batches other cells may have their turn: without pauses, only the time counts with
+    requests under way.
+    """
+    spans = sorted(
+        (row.sent_ns, row.end_ns)
+        for row in rows
+        if row.sent_ns is not None and row.end_ns is not None
+    )
+    if not spans:
+        return None
+    until = spans[0][0]
+    paused = 0
+    for sent, end in spans:
+        paused += max(0, sent - until)
+        until = max(until, end)
+    return (until - spans[0][0] - (0 if pauses else paused)) / 1e9
 
 
 def _most_open(rows: Sequence[RequestRecord]) -> int | None:

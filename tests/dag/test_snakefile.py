@@ -52,11 +52,9 @@ def test_dry_run_has_every_cell_once(copy: Path, name: str) -> None:
     run = _snakemake(copy, "figures", "--dry-run", "--configfile", f"config/{name}.yaml")
     assert run.returncode == 0, run.stderr
     parsed = config.load(copy / "config" / f"{name}.yaml")
-    folders = [cell for cell, spec in parsed.cells.items() if spec.tier != "replay"]
-    folders += [f"replay-{workload}-s{seed}" for workload, seed in parsed.replay_groups]
     output = run.stdout + run.stderr
-    for folder in folders:
-        assert output.count(f"    output: results/{name}/cells/{folder}\n") == 1
+    for group in parsed.groups:
+        assert output.count(f"    output: results/{name}/cells/{group}\n") == 1
     for figure in catalogue.names(parsed):
         assert f"results/{name}/figures/{figure}.png" in output
 

@@ -167,8 +167,9 @@ def test_replay_groups_share_workload_and_seed() -> None:
     replay = _GOOD["experiments"]["one"] | {"tier": "replay", "loads": loads}
     content["experiments"]["two"] = replay
     parsed = config.parse(content, "test")
-    groups = parsed.replay_groups
-    assert set(groups) == {("docqa-quality", 1), ("docqa-quality", 2)}
+    groups = {name: parsed.groups[name] for name in parsed.groups if name.startswith("replay-")}
+    assert set(groups) == {"replay-docqa-quality-s1", "replay-docqa-quality-s2"}
+    assert parsed.replayed == [("docqa-quality", 1), ("docqa-quality", 2)]
     assert all(len(cells) == 2 * 2 * 2 for cells in groups.values())
     replayed = [cell for cells in groups.values() for cell in cells.values()]
     assert {(cell.engine, cell.tier, cell.scale) for cell in replayed} == {("replay", "replay", 1)}

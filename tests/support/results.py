@@ -95,7 +95,7 @@ def measured(
     )
     for name, spec in changed.cells.items():
         _write(spec, made(spec), folder / "cells" / name)
-    tables.write_cells([folder / "cells"], folder / "cells.csv")
+    tables.write_cells(sorted((folder / "cells").iterdir()), folder / "cells.csv")
     policies = pd.DataFrame(columns=_POLICY_COLUMNS)
     return Results(changed, folder, tables.read_cells(folder / "cells.csv"), policies)
 

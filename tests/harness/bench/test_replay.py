@@ -20,7 +20,7 @@ _ROUNDS = [{"lru": 0.9, "arc": 1.3}, {"lru": 0.5, "arc": 1.0}, {"lru": 0.8, "arc
 
 
 def test_grid_is_that_of_figure_3a() -> None:
-    grid = _CONFIG.replay_groups["docqa-quality", 42]
+    grid = _CONFIG.groups["replay-docqa-quality-s42"]
     assert {(spec.policy, spec.cache_tokens) for spec in grid.values()} == {
         (policy, size)
         for policy in ("lru", "dbl", "arc")
@@ -127,7 +127,7 @@ def test_only_the_loop_is_timed(
 ) -> None:
     clock = [0.0]
 
-    def measure(order: WorkerOrder, report: object) -> None:
+    def measure(order: WorkerOrder, turns: Turns, report: object) -> None:
         assert callable(report)
         clock[0] += 60  # start-up
         report("engine ready")

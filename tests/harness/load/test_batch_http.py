@@ -18,7 +18,9 @@ def _drive(
     contents = bodies(1 + max(chain.from_iterable(given)))
 
     async def run(client: Client) -> list[tuple[int, Outcome]]:
-        return await batch_http.drive(client, contents, given, lambda: answers.append(1))
+        return await batch_http.drive(
+            client, contents, given, Turns.alone(), lambda: answers.append(1)
+        )
 
     sent = with_client(server.url, run)
     truth = by_request(server.mock.truth())

@@ -45,7 +45,7 @@ def _drive(
     server: Stand, load: Load, work: TextWorkload, folder: Path, seed: int = 1
 ) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
     given = prompts(len(work.requests))
-    return online.drive(load, work, given, seed, server, folder, lambda: None)
+    return online.drive(load, work, given, seed, server, folder, Turns.alone(), lambda: None)
 
 
 def _summarize(
@@ -229,8 +229,9 @@ class _Cell:
             workload=workload_file,
             patches_sha256=None,
             progress_fd=-1,
+            turn_fds=(-1, -1),
         )
-        online.measure(order, report)
+        online.measure(order, Turns.alone(), report)
         summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
         return summary
 
