@@ -11,7 +11,6 @@ from harness import model as models
 from harness import patching
 from harness import runlock
 from harness import workload as workloads
-from harness.analysis import claims
 from harness.errors import HarnessError
 
 if not config:
@@ -296,7 +295,7 @@ rule claims:
     input:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",
-        claims=claims.FILE,
+        claims="harness/analysis/claims.yaml",
     output:
         f"{RESULTS}/claims.json",
     log:

@@ -52,6 +52,19 @@ def draw(results: Results, entry: Entry) -> Figure:
         row[0].set_ylabel(f"{name}\nT1 / cache")
         for axes in row:
             axes.set_xlabel("request")
+    # Each once, whichever panel has it.
+    entries = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower center",
+        ncols=len(entries),
+        frameon=False,
+    )
     style.face(
         figure,
         f"{entry.title}. Tier replay, policy arc, batch size 1, one seed: blocks in T1 (used once "
@@ -81,13 +94,15 @@ def _panel(axes: Axes, results: Results, cell: "pd.Series[Any]", published: pd.D
     counted = state[state["request"] >= warm_up]
     share = counted["t1"] / blocks
     median = float(np.median(share))
-    axes.axhline(median, color="black", linewidth=2.5, alpha=0.6, label=f"median {median:.2f}")
-    axes.plot(counted["request"], share, color=style.COLORS["arc"], linewidth=0.9, zorder=3)
-    papers = published[published["x"] / 1000 == round(float(cell["x"]))]["value"]
-    for value in papers:
-        axes.axhline(value, color="grey", linestyle="--", linewidth=1.2, label=f"paper {value:.2f}")
+    axes.axhline(median, color="black", linewidth=2.5, alpha=0.6, label="its median")
+    color = style.COLORS["arc"]
+    axes.plot(counted["request"], share, color=color, linewidth=0.9, zorder=3, label="T1 / cache")
+    title = f"{cell['x']:,.0f}k tokens: median {median:.2f}"
+    for value in published[published["x"] / 1000 == round(float(cell["x"]))]["value"]:
+        axes.axhline(value, color="grey", linestyle="--", linewidth=1.2, label="the paper's median")
+        title += f", paper {value:.2f}"
     if isinstance(workload, DocQA):
         for start in range(workload.window, int(state["request"].max()), workload.window):
             axes.axvline(start, color="grey", linestyle=":", linewidth=0.8)
-    axes.set(title=f"{cell['x']:,.0f}k tokens", ylim=(0, 1))
-    axes.legend(loc="upper right", fontsize="x-small")
+    axes.set_ylim(0, 1)
+    axes.set_title(title, fontsize="small")

@@ -46,7 +46,7 @@ from harness.cell import Tier
 from harness.errors import HarnessError
 from harness.load.spec import Mode
 
-FILE = Path(__file__).with_name("claims.yaml")
+_FILE = Path(__file__).with_name("claims.yaml")
 ALPHA = 0.05
 # With fewer windows than this, blocks of consecutive requests are the clusters.
 _WINDOWS = 6
@@ -134,7 +134,7 @@ class _NotRunError(Exception):
 
 def read() -> list[Claim]:
     """Return the claims, in order."""
-    return TypeAdapter(list[Claim]).validate_python(yaml.safe_load(FILE.read_text("utf-8")))
+    return TypeAdapter(list[Claim]).validate_python(yaml.safe_load(_FILE.read_text("utf-8")))
 
 
 def judge(results: Results) -> list[dict[str, Any]]:

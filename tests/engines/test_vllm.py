@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,7 @@ def test_patched_lru_is_naive_vllm_hit_for_hit(bench: Bench) -> None:
 
 
 def test_same_cell_twice_hits_the_same(bench: Bench) -> None:
-    assert _cached(bench.measure("vllm", "arc")) == _cached(
-        bench.measure("vllm", "arc", again=True)
-    )
+    assert _cached(bench.measure("vllm", "arc")) == _cached(bench.measure("vllm", "arc", repeat=1))
 
 
 @pytest.mark.parametrize(("policy", "batch_size"), [("lru", 1), ("dbl", 1), ("arc", 1), ("arc", 8)])
@@ -71,6 +70,23 @@ def test_cell_is_whole_and_valid(bench: Bench, policy: str, batch_size: int) -> 
     # The engine stamps arrivals with the wall clock, so a little slack where the two meet.
     assert (requests["first_token_ns"] < requests["end_ns"] + 1_000_000).all()
     assert f"Prefix cache eviction policy: {policy}" in (folder / "engine.log").read_text()
+
+
+def test_cells_take_turns(bench: Bench) -> None:
+    folders = [bench.measure("vllm", policy) for policy in ("lru", "dbl", "arc")]
+    spans = [
+        (row.sent_ns, row.end_ns, folder.name)
+        for folder in folders
+        for row in pd.read_parquet(folder / "requests.parquet").itertuples()
+    ]
+    ordered = sorted(spans)
+    # None while another's is under way, each of the three in each round.
+    assert all(end < sent for (_, end, _), (sent, _, _) in pairwise(ordered))
+    for start in range(0, len(ordered), 3):
+        assert len({name for _, _, name in ordered[start : start + 3]}) == 3
+    provenance = json.loads((folders[0] / "provenance.json").read_text())
+    assert {folder.name for folder in folders[1:]} < set(provenance["beside"])
+    assert folders[0].name not in provenance["beside"]
 
 
 def test_arc_telemetry_keeps_the_bounds(bench: Bench) -> None:
@@ -109,15 +125,12 @@ def test_scan_between_two_uses_evicts_the_hot_document_under_lru_only(bench: Ben
         content="text", name="scan", seed=1, texts=len(texts), requests=len(names), params={}
     )
     file.write(bench.folder / "scan.jsonl", TextWorkload(header, requests, texts))
-    last = {}
-    for policy in ("lru", "arc"):
-        cell = bench.measure("vllm", policy).name
-        output = bench.folder / f"scan-{policy}"
-        run = bench.run(cell, output, bench.folder / "scan.jsonl")
-        assert run.returncode == 0, run.stderr
-        last[policy] = _cached(output)[-1]
-    assert last["lru"] == 0
-    assert last["arc"] >= 256
+    output = bench.folder / "scan"
+    run = bench.run(bench.two, output, bench.folder / "scan.jsonl")
+    assert run.returncode == 0, run.stderr
+    lru, arc = (_cached(output / f"{bench.two}-vllm-{policy}") for policy in ("lru", "arc"))
+    assert lru[-1] == 0
+    assert arc[-1] >= 256
 
 
 def test_cache_smaller_than_a_request_is_refused(bench: Bench) -> None:
@@ -125,10 +138,9 @@ def test_cache_smaller_than_a_request_is_refused(bench: Bench) -> None:
     assert isinstance(given, TextWorkload)
     longer = tuple(r.model_copy(update={"prompt_tokens": 9999}) for r in given.requests)
     file.write(bench.folder / "long.jsonl", replace(given, requests=longer))
-    cell = next(iter(bench.cells))
-    run = bench.run(cell, bench.folder / "refused", bench.folder / "long.jsonl")
+    run = bench.run(bench.two, bench.folder / "refused", bench.folder / "long.jsonl")
     assert run.returncode == 1
-    assert "a cache of 4992 tokens cannot hold request 0" in run.stderr
+    assert "a cache of 1248 tokens cannot hold request 0" in run.stderr
     assert "Traceback" not in run.stderr
     assert not (bench.folder / "refused").exists()
 
@@ -139,10 +151,9 @@ def test_engine_that_dies_at_start_shows_its_log(bench: Bench, tmp_path: Path) -
     for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         (broken / name).symlink_to(bench.model / name)
     (broken / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "qwen3"}')
-    cell = next(iter(bench.cells))
     healthy, bench.model = bench.model, broken
     try:
-        run = bench.run(cell, tmp_path / "cells" / "c")
+        run = bench.run(bench.two, tmp_path / "cells" / "c")
     finally:
         bench.model = healthy
     assert run.returncode == 1

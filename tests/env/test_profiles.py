@@ -64,7 +64,7 @@ def _measure(
         check=False,
     )
     assert run.returncode != 0  # the cell, which has no GPU
-    assert "Error in rule cell" in run.stderr, run.stderr
+    assert "Error in rule engines" in run.stderr, run.stderr
     (workload,) = (copy / "build" / "workloads" / "test" / "gpu").glob("*.jsonl")
     assert len(workload.read_text().splitlines()) > 10
     return run

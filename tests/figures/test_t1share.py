@@ -11,15 +11,15 @@ from harness.errors import HarnessError
 _ENTRY = FIGURES["fig7"]
 
 
-def _telemetry(folder: Path, workload: str, cache_tokens: int, t1: list[int]) -> None:
-    cell = folder / "cells" / f"replay-{workload}-s42" / f"arc-{cache_tokens}"
+def _telemetry(folder: Path, cache_tokens: int, t1: list[int]) -> None:
+    cell = folder / "cells" / f"arc-{cache_tokens}"
     cell.mkdir(parents=True)
     state = pd.DataFrame({"request": range(len(t1)), "t1": t1, "t2": 0})
     state.to_parquet(cell / "telemetry.parquet")
 
 
 def test_share_of_the_cache_with_its_median_and_the_papers(root: Path, tmp_path: Path) -> None:
-    _telemetry(tmp_path, "docqa-quality", 50_000, [0, 625, 1250, 3125])
+    _telemetry(tmp_path, 50_000, [0, 625, 1250, 3125])
     rows = [
         row(policy="arc", cell="arc-50000"),
         row(policy="arc", seed=43),
@@ -36,15 +36,16 @@ def test_share_of_the_cache_with_its_median_and_the_papers(root: Path, tmp_path:
     panel = figure.axes[0]
     lines = [list(line.get_ydata()) for line in panel.get_lines()]  # type: ignore[arg-type]
     assert [0.0, 0.2, 0.4, 1.0] in lines
-    legend = panel.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["median 0.30", "paper 0.18"]
+    assert panel.get_title(loc="left") == "50k tokens: median 0.30, paper 0.18"
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["its median", "T1 / cache", "the paper's median"]
     assert sum(axes.axison for axes in figure.axes) == 1
     assert "Not run: conversation-bailian-a" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_requests_that_warm_up_are_not_drawn(root: Path, tmp_path: Path) -> None:
-    _telemetry(tmp_path, "conversation-sharegpt", 200_000, [12_500] * 2000 + [1250] * 10)
+    _telemetry(tmp_path, 200_000, [12_500] * 2000 + [1250] * 10)
     cell = row(
         policy="arc",
         workload="conversation-sharegpt",

@@ -1,6 +1,7 @@
 """What the supervisor of a cell does when the engine does something else than measure."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,8 +48,20 @@ def _run(folder: Path) -> None:
     )
 
 
+def _run_three(folder: Path) -> None:
+    policies = {"a": "lru", "b": "arc", "c": "dbl"}
+    cell.run(
+        {name: SPEC.model_copy(update={"policy": given}) for name, given in policies.items()},
+        model="m",
+        workload=Path("w.jsonl"),
+        engine_tree=None,
+        patches_sha256=None,
+        folder=folder,
+    )
+
+
 def _pids(text: str) -> list[int]:
-    return [int(pid) for pid in text.partition("pids ")[2].split()[:2]]
+    return [int(pid) for pair in re.findall(r"pids (\d+) (\d+)", text) for pid in pair]
 
 
 def test_whole_folder_or_none(
@@ -95,6 +108,34 @@ def test_dead_or_hung_engine_is_one_message_with_its_log(
     wait_for(lambda: not any(map(is_running, pids)))
 
 
+def test_cells_that_are_compared_take_turns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "take turns")
+    _run_three(folder)
+    assert (folder.parent / "log").read_text() == "abcabcabc"
+    assert {path.name for path in folder.iterdir()} == {"a", "b", "c"}
+    for name in ("a", "b", "c"):
+        files = {path.name for path in (folder / name).iterdir()}
+        assert files == {"summary.json", "engine.log"}
+    pids = _pids(capsys.readouterr().err)
+    assert len(pids) == 6
+    wait_for(lambda: not any(map(is_running, pids)))
+
+
+def test_one_that_dies_ends_all_and_is_the_one_that_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "one dies")
+    reason = "(?s)cell b: the engine died with exit code 3.*ValueError: no such device"
+    with pytest.raises(HarnessError, match=reason):
+        _run_three(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["c.failed.log"]
+    pids = _pids(capsys.readouterr().err)
+    assert len(pids) == 6
+    wait_for(lambda: not any(map(is_running, pids)))
+
+
 _SCRIPT = """
 import signal
 import sys
@@ -106,7 +147,7 @@ from harness import cell, cli
 from harness.cell import CellSpec
 cell._WORKER = "support.fake_worker"
 spec = CellSpec.model_validate_json({spec!r})
-cli._cell = lambda arguments: cell.run(
+cli._measure = lambda arguments: cell.run(
     {{".": spec}},
     model="m",
     workload=Path("w"),
@@ -114,7 +155,7 @@ cli._cell = lambda arguments: cell.run(
     patches_sha256=None,
     folder=Path({folder!r}),
 )
-sys.exit(cli.main(["cell", "c", "i", "--model", "m", "--workload", "w", "--output", "o"]))
+sys.exit(cli.main(["measure", "c", "g", "--model", "m", "--workload", "w", "--output", "o"]))
 """
 
 

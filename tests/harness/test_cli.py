@@ -10,7 +10,9 @@ from harness import cli
 
 def test_check_lists_cells(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", str(root / "config" / "smoke.yaml")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 43
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("  ") for line in lines) == 43
+    assert lines[lines.index("docqa-quality-batch1-1248-s42") + 1] == f"  {_LRU}"
 
 
 def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,26 +52,25 @@ def test_refusal_is_one_line_and_exit_code_1(
     assert list(tmp_path.iterdir()) == []
 
 
-def _cell(root: Path, cell: str, workload: Path, *more: str) -> list[str]:
+def _measure(root: Path, folder: Path, group: str, *more: str) -> list[str]:
     return [
-        *("cell", str(root / "config" / "smoke.yaml"), cell, "--model", "m"),
-        *("--workload", str(workload), "--output", "out", *more),
+        *("measure", str(root / "config" / "smoke.yaml"), group, "--model", "m"),
+        *("--workload", str(folder / "w.jsonl"), "--output", str(folder / "out"), *more),
     ]
 
 
 _LRU = "docqa-quality-batch1-1248-s42-vllm-lru"
 
 
-def test_cell_is_refused_before_an_engine_starts(
+def test_cells_are_refused_before_an_engine_starts(
     root: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(_cell(root, "other", tmp_path / "w.jsonl")) == 1
-    assert "has no cell 'other'" in capsys.readouterr().err
-    assert cli.main(_cell(root, _LRU, tmp_path / "w.jsonl")) == 1
+    group = "docqa-quality-batch1-1248-s42"
+    assert cli.main(_measure(root, tmp_path, "other")) == 1
+    assert "config smoke has no group of cells 'other'" in capsys.readouterr().err
+    assert cli.main(_measure(root, tmp_path, group)) == 1
     assert "no such workload file" in capsys.readouterr().err
 
     from workloads import file
@@ -78,12 +79,8 @@ def test_cell_is_refused_before_an_engine_starts(
     request = TextRequest(request=0, prompt_tokens=5, output_tokens=1, parts=("a",))
     header = Header(content="text", name="w", seed=1, texts=1, requests=1, params={})
     file.write(tmp_path / "w.jsonl", TextWorkload(header, (request,), {"a": "b"}))
-    assert cli.main(_cell(root, _LRU, tmp_path / "w.jsonl")) == 1
-    assert "engine vllm needs --engine-tree" in capsys.readouterr().err
-    stock = _LRU.replace("vllm-lru", "vllm-stock-lru")
-    (tmp_path / "manifest.json").write_text('{"patches_sha256": "x"}')
-    assert cli.main(_cell(root, stock, tmp_path / "w.jsonl", "--engine-tree", ".")) == 1
-    assert "takes no --engine-tree" in capsys.readouterr().err
+    assert cli.main(_measure(root, tmp_path, group)) == 1
+    assert f"cell {_LRU}: engine vllm needs --engine-tree" in capsys.readouterr().err
 
 
 def _text(path: Path, prompt_tokens: int = 3) -> None:
@@ -189,29 +186,20 @@ def _blocks(path: Path, **header: object) -> None:
     file.write(path, BlockWorkload(Header.model_validate(fields), requests))
 
 
-def _replay(root: Path, folder: Path, *what: str) -> list[str]:
-    return [
-        *("replay", str(root / "config" / "smoke.yaml"), *what, "--model", "m"),
-        *("--workload", str(folder / "w.jsonl"), "--engine-tree", str(folder)),
-        *("--output", str(folder / "out")),
-    ]
-
-
 def test_replay_is_refused_before_an_engine_starts(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "manifest.json").write_text('{"patches_sha256": "x"}')
-    assert cli.main(_replay(root, tmp_path, "docqa-quality", "7")) == 1
-    assert "has no replay cells of workload 'docqa-quality' and seed 7" in capsys.readouterr().err
+    tree = ("--engine-tree", str(tmp_path))
     _blocks(tmp_path / "w.jsonl", block_size=20)
-    assert cli.main(_replay(root, tmp_path, "docqa-quality", "42")) == 1
+    assert cli.main(_measure(root, tmp_path, "replay-docqa-quality-s42", *tree)) == 1
     assert "has blocks of size 20, not blocks of 16 tokens" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_cells_without_data_are_written_as_not_run(root: Path, tmp_path: Path) -> None:
     _blocks(tmp_path / "w.jsonl", requests=0, missing="no network")
-    assert cli.main(_replay(root, tmp_path, "docqa-quality", "43")) == 0
+    assert cli.main(_measure(root, tmp_path, "replay-docqa-quality-s43")) == 0
     summaries = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/summary.json")]
     assert len(summaries) == 10
     assert {summary["invalid_reason"] for summary in summaries} == {"not run: no network"}

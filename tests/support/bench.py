@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from harness import config, workload
+from harness.cell import CellSpec
 from harness.load.spec import Batch, Load
 from workloads import file
 
@@ -14,10 +15,12 @@ _SINGLE = Batch(batch_size=1)
 _DOCQA = {"tier": "cpu", "workload": "docqa", "cache_tokens": [25_000], "seeds": [1]}
 _CONFIG = {
     "name": "test",
-    "tiers": {"cpu": {"block_size": 32, "scale": 0.05}},
+    "tiers": {"cpu": {"block_size": 32, "scale": 0.05, "take_turns": True}},
     "workloads": {"docqa": {"kind": "docqa", "documents": 30, "requests": 80, "window": 40}},
     "experiments": {
         "patched": _DOCQA | {"policies": ["lru", "dbl", "arc"]},
+        "again": _DOCQA | {"policies": ["arc"], "repeats": 2},
+        "two": _DOCQA | {"policies": ["lru", "arc"], "seeds": [2]},
         "batch": _DOCQA
         | {
             "policies": ["arc"],
@@ -44,47 +47,51 @@ _CONFIG = {
 
 
 class Bench:
-    """A folder with a config, a model and a workload; measures cells in it, each once."""
+    """A folder with a config, a model and a workload; measures groups of cells in it, each once."""
+
+    # Of a cell with LRU and one with ARC, for tests that run it themselves.
+    two = "docqa-batch1-1248-s2"
 
     def __init__(self, folder: Path, tiny_model: Path, engine_tree: Path) -> None:
         self.folder, self.model, self.tree = folder, tiny_model, engine_tree
         self.config = folder / "test.yaml"
         self.config.write_text(yaml.safe_dump(_CONFIG))
         parsed = config.load(self.config)
-        self.cells = parsed.cells
+        self._groups, self._cells = parsed.groups, parsed.cells.values()
         self.workload = folder / "w.jsonl"
         file.write(self.workload, workload.build(parsed, "cpu", "docqa", 1, str(tiny_model)))
 
-    def cell(self, engine: str, policy: str, load: Load = _SINGLE) -> str:
+    def cell(self, engine: str, policy: str, load: Load = _SINGLE, repeat: int = 0) -> CellSpec:
         return next(
-            name
-            for name, spec in self.cells.items()
-            if (spec.engine, spec.policy, spec.load) == (engine, policy, load)
+            spec
+            for spec in self._cells
+            if (spec.engine, spec.policy, spec.load, spec.seed) == (engine, policy, load, 1)
+            and spec.repeat == repeat
         )
+
+    def measure(self, engine: str, policy: str, load: Load = _SINGLE, repeat: int = 0) -> Path:
+        spec = self.cell(engine, policy, load, repeat)
+        output = self.folder / spec.setting
+        if not output.exists():
+            run = self.run(spec.setting, output)
+            assert run.returncode == 0, run.stderr
+        return output / spec.id
 
     def run(
-        self, cell: str, output: Path, workload: Path | None = None
+        self, group: str, output: Path, workload: Path | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            self._command(cell, output, workload), capture_output=True, text=True, check=False
-        )
+        command = self._command(group, output, workload or self.workload)
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    def start(self, engine: str, policy: str, load: Load, output: Path) -> "subprocess.Popen[str]":
-        command = self._command(self.cell(engine, policy, load), output, None)
+    def start(self, group: str, output: Path) -> "subprocess.Popen[str]":
+        command = self._command(group, output, self.workload)
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
-    def measure(self, engine: str, policy: str, load: Load = _SINGLE, again: bool = False) -> Path:
-        cell = self.cell(engine, policy, load)
-        output = self.folder / (f"{cell}-again" if again else cell)
-        if not output.exists():
-            run = self.run(cell, output)
-            assert run.returncode == 0, run.stderr
-        return output
-
-    def _command(self, cell: str, output: Path, workload: Path | None) -> list[str]:
-        tree = [] if "-vllm-stock-" in cell else ["--engine-tree", str(self.tree)]
+    def _command(self, group: str, output: Path, workload: Path) -> list[str]:
+        engines = {spec.engine for spec in self._groups[group].values()}
+        tree = [] if engines == {"vllm-stock"} else ["--engine-tree", str(self.tree)]
         return [
-            *(sys.executable, "-m", "harness", "cell", str(self.config), cell),
-            *("--model", str(self.model), "--workload", str(workload or self.workload)),
+            *(sys.executable, "-m", "harness", "measure", str(self.config), group),
+            *("--model", str(self.model), "--workload", str(workload)),
             *("--output", str(output), *tree),
         ]

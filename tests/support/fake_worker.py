@@ -13,6 +13,7 @@ import time
 
 from harness.cell import SUMMARY, WorkerOrder
 from harness.engines.worker import die_with
+from harness.turns import Turns
 
 
 def main() -> None:
@@ -33,6 +34,21 @@ def main() -> None:
         if behaviour == "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(300)
+        (home,) = order.cells
+        turns = Turns(*order.turn_fds)
+        if behaviour == "take turns":
+            with turns.take():
+                for _ in range(3):
+                    with (home.parent.parent / "log").open("a") as log:
+                        log.write(home.name)
+                    turns.offer()
+        if behaviour == "one dies":
+            with turns.take():
+                turns.offer()
+                if home.name == "b":
+                    print("ValueError: no such device")
+                    sys.exit(3)
+                turns.offer()
     threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     for folder in order.cells:
         (folder / SUMMARY).write_text(json.dumps(threads))

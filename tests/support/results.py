@@ -40,6 +40,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "ttft_kind": "predicted",
         "valid": True,
         "repeat": 0,
+        "folder": changes.get("cell"),
         **changes,
     }
 
@@ -93,8 +94,9 @@ def measured(
     changed = Config.model_validate(
         given.model_dump() | {"experiments": {f"e{i}": e for i, e in enumerate(experiments)}}
     )
-    for name, spec in changed.cells.items():
-        _write(spec, made(spec), folder / "cells" / name)
+    for group, cells in changed.groups.items():
+        for name, spec in cells.items():
+            _write(spec, made(spec), folder / "cells" / group / name)
     tables.write_cells(sorted((folder / "cells").iterdir()), folder / "cells.csv")
     policies = pd.DataFrame(columns=_POLICY_COLUMNS)
     return Results(changed, folder, tables.read_cells(folder / "cells.csv"), policies)

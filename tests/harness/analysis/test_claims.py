@@ -193,7 +193,6 @@ def _replay(
         rising = spec.cache_tokens / 300_000
         share = 0.2 * rising + t1(np.arange(3072))
         folder = tmp_path / "cells" / f"replay-docqa-quality-s{spec.seed}"
-        (folder / name).mkdir(parents=True)
         state = pd.DataFrame({"request": range(3072), "t1": share * spec.cache_blocks})
         state.to_parquet(folder / name / "telemetry.parquet")
     return results

@@ -42,13 +42,13 @@ def test_claims_of_what_is_kept_are_those_of_the_run(ran: Results, tmp_path: Pat
     # Nothing that was there, none of policies that nothing compares, no engine's logs.
     files = {path.name for path in kept.rglob("*") if path.is_file()}
     assert files == {"config.yaml", "cells.csv", "policies.csv", "policies.md", "requests.parquet"}
-    assert not list(kept.glob("cells/*dbl"))
+    assert not list(kept.glob("cells/**/*dbl"))
 
 
 def test_what_is_missing_is_named_and_nothing_is_replaced(ran: Results, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
-    next(ran.folder.glob("cells/*arc/requests.parquet")).unlink()
+    next(ran.folder.glob("cells/**/*arc/requests.parquet")).unlink()
     with pytest.raises(HarnessError, match=r"requests\.parquet: not readable"):
         reference.write(tmp_path / "ran.yaml", ran.folder, kept)
     assert not list(kept.iterdir())

@@ -83,7 +83,7 @@ def test_requests_that_cannot_be_read_are_refused(
     drawn_from: Results, content: bytes | None
 ) -> None:
     cell = _cell(drawn_from, "open-loop")
-    path = drawn_from.folder / "cells" / cell["cell"] / "requests.parquet"
+    path = drawn_from.folder / "cells" / cell["folder"] / "requests.parquet"
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -100,8 +100,8 @@ _ORIGIN = {
 
 
 def _of_two_origins(root: Path, tmp_path: Path, tier: str, **other: str) -> Results:
-    one = row(tier=tier, engine="vllm", cell="a") | _ORIGIN
-    return results(root, tmp_path, one, one | {"policy": "arc", "cell": "b"} | other)
+    rows = [row(tier=tier, engine="vllm", cell=cell) | _ORIGIN for cell in ("a", "b")]
+    return results(root, tmp_path, rows[0], rows[1] | {"policy": "arc"} | other)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ _COLUMNS = (
     "tier,engine,policy,workload,mode,batch_size,request_rate,cache_tokens,seed,requests,hit_rate,"
     "hit_rate_per_block,ttft_mean_ms,ttft_p50_ms,ttft_p90_ms,ttft_p99_ms,ttft_kind,valid,"
     "invalid_reason,cell,repeat,engine_version,patches_sha256,model_sha256,machine,measured_at,"
-    "git"
+    "git,folder"
 )
 
 

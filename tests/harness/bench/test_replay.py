@@ -11,6 +11,7 @@ from harness.bench.replay import Order
 from harness.cell import CellSpec, WorkerOrder
 from harness.errors import HarnessError
 from harness.load import batch
+from harness.turns import Turns
 from workloads import datasets
 
 _CONFIG = config.parse(replay._CONFIG, "bench")

@@ -8,6 +8,7 @@ from support.load import Stand, bodies, by_request, in_order, stand, with_client
 from harness.bench.mock import Behaviour, Truth
 from harness.load import batch_http
 from harness.load.client import Client, Outcome
+from harness.turns import Turns
 
 
 def _drive(

@@ -29,6 +29,7 @@ from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.measure import records, validity
 from harness.measure.summary import summarize
 from harness.measure.validity import ClientLoad
+from harness.turns import Turns
 from workloads import file
 from workloads.file import TextWorkload
 

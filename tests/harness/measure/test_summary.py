@@ -5,6 +5,7 @@ import pytest
 from support.records import AFTER, FRESH, ROWS, SPEC
 
 from harness.engines.base import Counters
+from harness.load.spec import OpenLoop
 from harness.measure.summary import summarize
 from harness.measure.validity import ClientLoad
 
@@ -17,8 +18,8 @@ def test_summary_of_known_rows() -> None:
     assert summary["median_ttft_ms"] == pytest.approx(25.0)
     assert summary["p90_ttft_ms"] == pytest.approx(np.percentile([10, 20, 30, 40], 90))
     assert summary["mean_ttft_scheduled_ms"] is None
-    assert summary["duration"] == 3.5
-    assert summary["request_throughput"] == 4 / 3.5
+    assert summary["duration"] == 2.0
+    assert summary["request_throughput"] == 4 / 2.0
     assert summary["max_concurrent_requests"] == 1
     assert summary["client_cores"] == pytest.approx(0.2)
     assert summary["ttft_kind"] == "measured"
@@ -35,6 +36,21 @@ def test_ttft_from_scheduled_and_from_sent() -> None:
     assert summary["mean_ttft_ms"] == pytest.approx(25.0)
     assert summary["mean_ttft_scheduled_ms"] == pytest.approx(30.0)
     assert summary["median_dispatch_delay_ms"] == pytest.approx(5.0)
+
+
+def test_time_between_requests_counts_where_it_is_part_of_the_load() -> None:
+    open_loop = SPEC.model_copy(update={"load": OpenLoop(mode="open-loop", request_rate=1)})
+    overlapping = [
+        replace(row, sent_ns=ROWS[0].sent_ns + 250_000_000 * row.request) for row in ROWS
+    ]
+    overlapping = [replace(row, end_ns=row.sent_ns + 500_000_000) for row in overlapping]
+    for spec, rows, duration in (
+        (SPEC, ROWS, 2.0),
+        (open_loop, ROWS, 3.5),
+        (SPEC, overlapping, 1.25),
+        (open_loop, overlapping, 1.25),
+    ):
+        assert summarize(spec, rows, FRESH, AFTER)["duration"] == duration
 
 
 def test_failed_and_dropped_requests_are_counted_and_not_averaged_in() -> None:
