@@ -22,6 +22,7 @@ _BLOCK_SIZE = 32
 _TIERS = ("cpu", "replay")
 _CACHE_BLOCKS = 18
 _POLICIES = ("lru", "arc", "s3fifo")
+_REPLAY = "replay-trace-s1"
 _GRID = {
     "workload": "trace",
     "cache_tokens": [_CACHE_BLOCKS * _BLOCK_SIZE],
@@ -29,7 +30,10 @@ _GRID = {
 }
 _CONFIG = {
     "name": "parity",
-    "tiers": {tier: {"block_size": _BLOCK_SIZE, "threads": 1} for tier in _TIERS},
+    "tiers": {
+        tier: {"block_size": _BLOCK_SIZE, "threads": 1, "take_turns": tier == "cpu"}
+        for tier in _TIERS
+    },
     # Its form only: the test writes its own.
     "workloads": {"trace": {"kind": "trace", "dataset": "mooncake", "format": "mooncake"}},
     "experiments": {
@@ -81,15 +85,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, engine_tr
     folder = tmp_path_factory.mktemp("parity")
     (folder / "parity.yaml").write_text(yaml.safe_dump(_CONFIG))
     file.write(folder / "w.jsonl", _workload())
-    parsed = config.load(folder / "parity.yaml")
-    orders = [("replay", "trace", "1", folder / "replay")]
-    orders += [("cell", cell, folder / cell) for cell, s in parsed.cells.items() if s.tier == "cpu"]
-    for command, *what, output in orders:
+    for group in config.load(folder / "parity.yaml").groups:
         run = subprocess.run(
             [
-                *(sys.executable, "-m", "harness", command, folder / "parity.yaml", *what),
+                *(sys.executable, "-m", "harness", "measure", folder / "parity.yaml", group),
                 *("--model", tiny_model, "--workload", folder / "w.jsonl"),
-                *("--engine-tree", engine_tree, "--output", output),
+                *("--engine-tree", engine_tree, "--output", folder / group),
             ],
             capture_output=True,
             text=True,
@@ -103,8 +104,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, engine_tr
 def test_same_hits_and_same_state_after_every_batch(
     folder: Path, policy: str, batch_size: int
 ) -> None:
-    name = f"trace-batch{batch_size}-{_CACHE_BLOCKS * _BLOCK_SIZE}-s1-{{}}-{policy}"
-    real, replayed = folder / name.format("vllm"), folder / "replay" / name.format("replay")
+    setting = f"trace-batch{batch_size}-{_CACHE_BLOCKS * _BLOCK_SIZE}-s1"
+    real = folder / setting / f"{setting}-vllm-{policy}"
+    replayed = folder / _REPLAY / f"{setting}-replay-{policy}"
     columns = ["request", "warm_up", "prompt_tokens", "cached_tokens", "output_tokens"]
     columns += ["queried_blocks", "cached_blocks"]
     measured, repeated = (
@@ -126,14 +128,14 @@ def test_same_hits_and_same_state_after_every_batch(
 
 @pytest.mark.parametrize("policy", _POLICIES)
 def test_the_cache_is_tight_enough_to_preempt(folder: Path, policy: str) -> None:
-    (real,) = folder.glob(f"trace-batch6-*-vllm-{policy}")
+    (real,) = folder.glob(f"trace-batch6-*/*-vllm-{policy}")
     lines = (real / "metrics.prom").read_text().splitlines()
     (preemptions,) = (line for line in lines if line.startswith("vllm:num_preemptions_total{"))
     assert float(preemptions.rpartition(" ")[2]) > 0
 
 
 def test_a_replay_has_no_clock(folder: Path) -> None:
-    (cell,) = (folder / "replay").glob("*-batch1-*-arc")
+    (cell,) = (folder / _REPLAY).glob("*-batch1-*-arc")
     assert {path.name for path in cell.iterdir()} == {
         "requests.parquet",
         "telemetry.parquet",
@@ -143,4 +145,4 @@ def test_a_replay_has_no_clock(folder: Path) -> None:
     requests = pd.read_parquet(cell / "requests.parquet")
     assert requests[["sent_ns", "first_token_ns", "end_ns"]].isna().all(axis=None)
     assert json.loads((cell / "summary.json").read_text())["ttft_kind"] is None
-    assert (folder / "replay" / "engine.log").is_file()
+    assert (folder / _REPLAY / "engine.log").is_file()

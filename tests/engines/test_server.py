@@ -129,11 +129,6 @@ def test_server_ends_with_the_process_that_started_it(
     wait_for(lambda: not any(map(is_running, pids)))
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, engine_tree: Path) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"), tiny_model, engine_tree)
-
-
 @pytest.mark.engine
 def test_batches_over_http_hit_what_those_in_process_hit(bench: Bench) -> None:
     in_process = bench.measure("vllm", "arc")

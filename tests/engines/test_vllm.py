@@ -19,11 +19,6 @@ from workloads.file import Header, TextRequest, TextWorkload
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, engine_tree: Path) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"), tiny_model, engine_tree)
-
-
 def _cached(folder: Path) -> list[int]:
     return list(pd.read_parquet(folder / "requests.parquet")["cached_tokens"])
 

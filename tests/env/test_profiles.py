@@ -79,7 +79,7 @@ def test_slurm_gives_a_cell_a_gpu_and_a_node_of_its_own(copy: Path, tmp_path: Pa
     assert "--gpus" not in workload
     assert "--exclusive" not in workload
     assert "-t 60 --mem 8000 --ntasks=1 --cpus-per-task=1 " in workload
-    assert "--comment rule_cell" in cell
+    assert "--comment rule_engines" in cell
     assert "-t 120 --mem 64000 --ntasks-per-gpu=1 --cpus-per-task=8 --exclusive " in cell
     assert " --gpus=1 " in cell
 
