@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from figures import online, style
 from figures.catalogue import Entry
@@ -82,6 +83,9 @@ def _panel(axes: Axes, results: Results, panel: Panel) -> None:
                 linestyle=online.AGAIN,
             )
     axes.set_xscale("log")
-    axes.get_xaxis().set_major_formatter(lambda x, _: f"{x:,g}")
+    # In each decade few, so that they have room, and none in between.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(panel.title, fontsize="small")
     axes.set_ylim(0, 1.02)

@@ -97,7 +97,7 @@ def _panel(axes: Axes, results: Results, cell: "pd.Series[Any]", published: pd.D
     axes.axhline(median, color="black", linewidth=2.5, alpha=0.6, label="its median")
     color = style.COLORS["arc"]
     axes.plot(counted["request"], share, color=color, linewidth=0.9, zorder=3, label="T1 / cache")
-    title = f"{cell['x']:,.0f}k tokens: median {median:.2f}"
+    title = f"{cell['x']:,.0f}k tokens\nmedian {median:.2f}"
     for value in published[published["x"] / 1000 == round(float(cell["x"]))]["value"]:
         axes.axhline(value, color="grey", linestyle="--", linewidth=1.2, label="the paper's median")
         title += f", paper {value:.2f}"

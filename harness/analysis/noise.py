@@ -17,8 +17,9 @@ Kind = Literal["hit_rate", "ttft"]
 # Cells are equal that differ in none of these, nor in their load: repeats, and patched and
 # unpatched vLLM under LRU.
 _KEYS = ["mode", "batch_size", "request_rate", "cache_tokens", "seed", "policy"]
-# In traffic, noise adds up in queues; batches have none.
-_ALIKE: Sequence[Sequence[Mode]] = (("batch", "batch-http"), ("open-loop", "closed-loop"))
+# A server and its client have more of it than an engine in process, and in traffic it adds up in
+# queues.
+_ALIKE: Sequence[Sequence[Mode]] = (("batch",), ("batch-http",), ("open-loop", "closed-loop"))
 
 
 def band(results: Results, tier: Tier, mode: Mode, kind: Kind) -> float | None:
@@ -29,7 +30,7 @@ def band(results: Results, tier: Tier, mode: Mode, kind: Kind) -> float | None:
     Args:
         results: The results.
         tier: A tier with a clock.
-        mode: A mode; of batches or of traffic.
+        mode: A mode.
         kind: ``ttft``: of mean TTFT; ``hit_rate``.
 
     Returns:

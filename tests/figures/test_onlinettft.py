@@ -38,6 +38,20 @@ def test_share_of_requests_that_wait_no_longer(root: Path, tmp_path: Path) -> No
     assert "from when a request was due (scheduled), not" in caption(figure)
 
 
+def test_labels_of_the_axis_have_room(root: Path, tmp_path: Path) -> None:
+    figure = onlinettft.draw(
+        measured(root, tmp_path, _made, experiment(loads=[open_loop(8)])), _ENTRY
+    )
+    figure.canvas.draw()
+    axis = figure.axes[0].xaxis
+    low, high = figure.axes[0].get_xlim()
+    shown = [
+        tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high
+    ]
+    assert shown == ["100", "200", "500"]
+    assert not any(tick.label1.get_text() for tick in axis.get_minor_ticks())
+
+
 def test_seeds_are_drawn_together(root: Path, tmp_path: Path) -> None:
     load = experiment(loads=[open_loop(8)], seeds=[42, 43])
     figure = onlinettft.draw(measured(root, tmp_path, _made, load), _ENTRY)

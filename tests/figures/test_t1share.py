@@ -36,7 +36,7 @@ def test_share_of_the_cache_with_its_median_and_the_papers(root: Path, tmp_path:
     panel = figure.axes[0]
     lines = [list(line.get_ydata()) for line in panel.get_lines()]  # type: ignore[arg-type]
     assert [0.0, 0.2, 0.4, 1.0] in lines
-    assert panel.get_title(loc="left") == "50k tokens: median 0.30, paper 0.18"
+    assert panel.get_title(loc="left") == "50k tokens\nmedian 0.30, paper 0.18"
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["its median", "T1 / cache", "the paper's median"]

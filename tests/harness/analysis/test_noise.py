@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+from support.results import CHAT, experiment, measured, open_loop, record
+
+from harness.analysis import noise
+from harness.cell import CellSpec
+from harness.measure.records import RequestRecord
+
+# How much longer a repeat takes, in percent.
+_OFF = {"batch": 1.0, "batch-http": 3.0, "open-loop": 10.0, "closed-loop": 20.0}
+_BATCH = {"mode": "batch", "batch_size": 1}
+_HTTP = [{"mode": "batch-http", "batch_size": size} for size in (1, 8)]
+
+
+def _made(spec: CellSpec) -> list[RequestRecord]:
+    ttft_ms = 100.0 * (1 + (_OFF[spec.load.mode] / 100 if spec.repeat else 0))
+    return [
+        record(i, 500 * i, ttft_ms, scheduled_ns=round(1e9 + 5e8 * i), session=i % 2, turn=i // 2)
+        for i in range(8)
+    ]
+
+
+def test_batches_have_the_noise_of_their_mode_and_traffic_that_of_all(
+    root: Path, tmp_path: Path
+) -> None:
+    again = {"policies": ["lru"], "repeats": 2}
+    found = measured(
+        root,
+        tmp_path,
+        _made,
+        experiment(**again, loads=[_BATCH, *_HTTP, open_loop(8)]),
+        experiment(**again, **CHAT),
+    )
+    # t(0.975) of one, two and two pairs.
+    assert noise.band(found, "cpu", "batch", "ttft") == pytest.approx(12.71, abs=0.01)
+    assert noise.band(found, "cpu", "batch-http", "ttft") == pytest.approx(3 * 4.303, abs=0.01)
+    traffic = 4.303 * (250**0.5)
+    assert noise.band(found, "cpu", "open-loop", "ttft") == pytest.approx(traffic, abs=0.01)
+    assert noise.band(found, "cpu", "closed-loop", "ttft") == pytest.approx(traffic, abs=0.01)
+
+
+def test_without_a_pair_of_the_mode_there_is_none(root: Path, tmp_path: Path) -> None:
+    found = measured(root, tmp_path, _made, experiment(policies=["lru"], repeats=2, loads=[_BATCH]))
+    assert noise.band(found, "cpu", "batch-http", "ttft") is None
+    assert noise.band(found, "cpu", "open-loop", "ttft") is None
