@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Iterator
 
+_TURN = b"t"
+
 
 def ring(count: int) -> list[tuple[int, int]]:
     """Return a pair of descriptors for ``Turns`` for each of so many processes.
@@ -19,9 +21,6 @@ def ring(count: int) -> list[tuple[int, int]]:
     pipes = [os.pipe() for _ in range(count)]
     os.write(pipes[0][1], _TURN)
     return [(pipes[i][0], pipes[(i + 1) % count][1]) for i in range(count)]
-
-
-_TURN = b"t"
 
 
 class Turns:
