@@ -71,7 +71,8 @@ def draw(results: Results, entry: Entry) -> Figure:
             axes.get_xaxis().set_major_formatter(lambda x, _: f"{x:g}")
             axes.minorticks_off()
         axes.set_xlabel("KV cache size, thousand tokens")
-    hit_rate.set_ylim(0, hit_rate.dataLim.y1 * 1.1)
+    # The legend has room below the curves where it is beside a second panel, else above them.
+    hit_rate.set_ylim(0, hit_rate.dataLim.y1 * (1.1 if panels > 1 else 1.25))
     hit_rate.legend(
         handles=_legend(cells, results.policies, workload, not published.empty),
         loc="lower right" if panels > 1 else "upper left",

@@ -66,10 +66,10 @@ def draw(results: Results, entry: Entry) -> Figure:
         axes.set_xticks(list(rates), [f"{rate:g}" for rate in rates])
         axes.set_xlim(*_limits(list(rates)))
     for axes in grid.flat:
+        axes.margins(y=0.1)
         # One scale, to be compared by eye.
         if is_wide:
             axes.set_yscale("log")
-            axes.margins(y=0.1)
         else:
             axes.set_ylim(bottom=0)
         axes.get_yaxis().set_major_formatter(lambda y, _: f"{y:,g}")
