@@ -18,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 ENV = Path(__file__).parents[2] / "env"
+PIP = "pip==26.3 \\\n    --hash=sha256:cc\n    # via x\n"
 SETUPTOOLS = "setuptools==78.1.1 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n    # via x\n"
 
 RETRY = (
@@ -47,7 +48,7 @@ class FakeRun:
     def __init__(self) -> None:
         self.commands: list[str] = []
         self.answers: dict[str, Answer | BaseException] = {}
-        self.setuptools_lock = ""
+        self.tools_lock = ""
 
     def __call__(
         self, command: tuple[str, ...], log: io.TextIOBase, watch: Callable[[str], object]
@@ -63,8 +64,8 @@ class FakeRun:
             python = Path(command[-1]) / "bin" / "python"
             python.parent.mkdir(parents=True)
             python.symlink_to(sys.executable)
-        if line.endswith("setuptools.lock"):
-            self.setuptools_lock = Path(command[-1]).read_text()
+        if line.endswith("tools.lock"):
+            self.tools_lock = Path(command[-1]).read_text()
         return 0, ""
 
 
@@ -96,9 +97,9 @@ def project(tmp_path: Path) -> Path:
     env = tmp_path / "env"
     env.mkdir()
     (env / "cpu.lock").write_text(
-        f"numpy==2 \\\n    --hash=sha256:cc\n{SETUPTOOLS}six==1 \\\n    --hash=sha256:dd\n"
+        f"numpy==2 \\\n    --hash=sha256:cc\n{PIP}{SETUPTOOLS}six==1 \\\n    --hash=sha256:dd\n"
     )
-    (env / "cuda.lock").write_text(f"{SETUPTOOLS}torch==2 \\\n    --hash=sha256:ee\n")
+    (env / "cuda.lock").write_text(f"{PIP}{SETUPTOOLS}torch==2 \\\n    --hash=sha256:ee\n")
     (env / "torch-cpu.lock").write_text("torch==2+cpu \\\n    --hash=sha256:ff\n")
     return tmp_path
 
@@ -127,12 +128,12 @@ def test_makes_the_environment_in_stages(
     told = capsys.readouterr().out
     assert re.findall(r"^\[(\d)/4\]", told, re.MULTILINE) == ["1", "2", "3", "4"]
     assert "3 packages" in told
-    parts = ["-m venv", "setuptools.lock", "torch-cpu.lock", "cpu.lock", f"-e {project}", "import"]
+    parts = ["-m venv", "tools.lock", "torch-cpu.lock", "cpu.lock", f"-e {project}", "import"]
     assert len(run.commands) == len(parts)
     for part, command in zip(parts, run.commands, strict=True):
         assert part in command
     assert all(" --require-hashes " in c for c in run.commands if c.endswith(".lock"))
-    assert run.setuptools_lock == SETUPTOOLS
+    assert run.tools_lock == PIP + SETUPTOOLS
 
 
 def test_a_second_run_does_nothing(
@@ -283,7 +284,7 @@ def test_disk_fills_under_bootstrap(run: FakeRun, refused: Refused) -> None:
     assert "The disk became full" in refused()
 
 
-@pytest.mark.parametrize("step", ["setuptools.lock", "torch-cpu.lock", "/cpu.lock"])
+@pytest.mark.parametrize("step", ["tools.lock", "torch-cpu.lock", "/cpu.lock"])
 def test_no_network(run: FakeRun, refused: Refused, step: str) -> None:
     run.answers[step] = 1, NO_NETWORK
     message = refused()
@@ -346,7 +347,7 @@ def test_diagnosis(boot: ModuleType, output: str, told: str) -> None:
     assert told in str(boot.diagnose(output))
 
 
-@pytest.mark.parametrize("step", ["-m venv", "setuptools.lock", "torch-cpu.lock", "import torch"])
+@pytest.mark.parametrize("step", ["-m venv", "tools.lock", "torch-cpu.lock", "import torch"])
 def test_an_interrupted_run_is_not_taken_for_whole(
     boot: ModuleType,
     run: FakeRun,
