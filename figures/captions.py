@@ -56,14 +56,18 @@ def load(params: Load) -> str:
         return f"batches of {params.batch_size}"
     if params.arrivals == "trace":
         speed = "" if params.speed in (None, 1) else f", {params.speed:g} times faster"
-        return f"open loop, at the trace's own times{speed}"
+        return f"open loop, at the trace's own times{speed}{_turn(params)}"
     return f"open loop, {arrivals(params)}, {params.request_rate:g} requests/s"
 
 
 def arrivals(params: OpenLoop) -> str:
     """Say how requests come in, whatever their rate."""
     name = {"poisson": "Poisson arrivals", "constant": "constant arrivals"}.get(params.arrivals)
-    return name or f"gamma arrivals of shape {params.burstiness:g}"
+    return (name or f"gamma arrivals of shape {params.burstiness:g}") + _turn(params)
+
+
+def _turn(params: OpenLoop) -> str:
+    return "" if params.turn_requests is None else f" in turns of {params.turn_requests}"
 
 
 def seeds(numbers: Iterable[int]) -> str:

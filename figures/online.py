@@ -237,16 +237,18 @@ def hit_rate(requests: pd.DataFrame) -> float:
     return float(requests["cached_tokens"].sum() / requests["prompt_tokens"].sum())
 
 
-def is_saturated(requests: pd.DataFrame, share: float = 0.95) -> bool:
+def is_saturated(
+    requests: pd.DataFrame, turn_requests: int | None = None, share: float = 0.95
+) -> bool:
     """Return whether a server finished less than a share of what an open loop offered, in time.
 
     Offered is the rate at which requests were due in this very cell, which by chance is not the
-    rate that was asked for.
+    rate that was asked for. Of a cell that took turns, what each turn took adds up.
     """
-    due, end = requests["scheduled_ns"], requests["end_ns"]
-    offered_seconds: Any = due.max() - due.min()
-    seconds: Any = end.max() - requests["sent_ns"].min()
-    return bool(offered_seconds < share * seconds)
+    turns = requests.groupby(requests["request"] // (turn_requests or len(requests)))
+    offered: Any = turns["scheduled_ns"].max() - turns["scheduled_ns"].min()
+    taken: Any = turns["end_ns"].max() - turns["sent_ns"].min()
+    return bool(offered.sum() < share * taken.sum())
 
 
 def order_of_sending(requests: pd.DataFrame) -> pd.DataFrame:

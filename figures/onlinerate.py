@@ -48,10 +48,15 @@ def draw(results: Results, entry: Entry) -> Figure:
         for policy in panel.policies
         if (found := panel.repeated(results, policy)) is not None
     }
+    turns = {
+        rate: panel.load.turn_requests
+        for rate, panel in rates.items()
+        if isinstance(panel.load, OpenLoop)
+    }
     saturated = {
-        key
-        for key, found in requests.items()
-        if any(online.is_saturated(own) for _, own in found.groupby("seed"))
+        (policy, rate)
+        for (policy, rate), found in requests.items()
+        if any(online.is_saturated(own, turns[rate]) for _, own in found.groupby("seed"))
     }
 
     style.use()

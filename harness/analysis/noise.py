@@ -3,7 +3,6 @@
 A difference between policies counts where it is larger than that between cells that do not differ.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import pandas as pd
@@ -17,15 +16,14 @@ Kind = Literal["hit_rate", "ttft"]
 # Cells are equal that differ in none of these, nor in their load: repeats, and patched and
 # unpatched vLLM under LRU.
 _KEYS = ["mode", "batch_size", "request_rate", "cache_tokens", "seed", "policy"]
-# A server and its client have more of it than an engine in process, and in traffic it adds up in
-# queues.
-_ALIKE: Sequence[Sequence[Mode]] = (("batch",), ("batch-http",), ("open-loop", "closed-loop"))
 
 
 def band(results: Results, tier: Tier, mode: Mode, kind: Kind) -> float | None:
     """Return how far from each other two equal cells are in 95 % of cases, at most.
 
-    All pairs of modes alike are taken together, of whatever workload and size: there are few.
+    All pairs of a mode are taken together, of whatever workload and size: there are few. Of other
+    modes none are: a server and its client have more noise than an engine in process, and in
+    traffic it adds up in queues.
 
     Args:
         results: The results.
@@ -37,17 +35,13 @@ def band(results: Results, tier: Tier, mode: Mode, kind: Kind) -> float | None:
         In percent of TTFT, in points of hit rate; None if there is no pair.
 
     """
-    (modes,) = (alike for alike in _ALIKE if mode in alike)
     differences: list[float] = []
     for workload in results.config.workloads:
-        for each in modes:
-            cells = pd.concat(
-                [results.of(tier, workload, each), results.again(tier, workload, each)]
-            )
-            cells = cells[cells["valid"]]
-            loads = cells["cell"].map(lambda name: results.load(name).model_dump_json())
-            for _, equal in cells.groupby([*_KEYS, loads.rename("load")], dropna=False):
-                differences += _differences(equal, kind)
+        cells = pd.concat([results.of(tier, workload, mode), results.again(tier, workload, mode)])
+        cells = cells[cells["valid"]]
+        loads = cells["cell"].map(lambda name: results.load(name).model_dump_json())
+        for _, equal in cells.groupby([*_KEYS, loads.rename("load")], dropna=False):
+            differences += _differences(equal, kind)
     return noise_band(differences)
 
 

@@ -4,7 +4,8 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import aiohttp
 
@@ -34,6 +35,14 @@ class Outcome:
     first_token_ns: int | None = None
     end_ns: int | None = None
     usage: Usage | None = None
+
+    def moved(self, by_ns: int) -> "Outcome":
+        """Return the same with its times moved."""
+        times: dict[str, Any] = {
+            name: None if (time_ns := getattr(self, name)) is None else time_ns + by_ns
+            for name in ("sent_ns", "first_byte_ns", "first_token_ns", "end_ns")
+        }
+        return replace(self, **times)
 
 
 def body(model: str, prompt: Sequence[int], output_tokens: int) -> bytes:

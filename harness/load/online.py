@@ -45,7 +45,8 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
 
     Args:
         order: The cell, and where everything is.
-        turns: One is taken for each batch, and one for all requests of other modes.
+        turns: One is taken for each batch or an open loop's ``turn_requests``, and one for all
+            requests of other modes.
         report: Called with a line on the progress now and then.
 
     Raises:
@@ -140,7 +141,7 @@ def drive(
         seed: Of arrivals and of users' think times.
         server: To whom.
         temporary: A folder for what is only needed meanwhile.
-        turns: Offered after each batch.
+        turns: Offered after each batch or an open loop's ``turn_requests``.
         done: Called after each answer.
 
     Returns:
@@ -166,7 +167,9 @@ def drive(
     async def _send(client: Client) -> list[tuple[int, Outcome]]:
         if isinstance(load, OpenLoop):
             offsets = arrivals.offsets_ns(load, workload, seed).tolist()
-            return await open_loop.drive(client, bodies, offsets, max_streams, done)
+            return await open_loop.drive(
+                client, bodies, offsets, max_streams, turns, load.turn_requests, done
+            )
         assert isinstance(load, BatchHTTP)
         cut = batches(workload.requests, load.batch_size, workload.header.warm_up)
         numbers = [[request.request for request in batch] for batch in cut]

@@ -50,6 +50,11 @@ class OpenLoop(_Load):
     speed: PositiveFloat | None = Field(
         None, description="how many times faster than recorded; of `trace`, where 1 is the default"
     )
+    turn_requests: PositiveInt | None = Field(
+        None,
+        description="where cells take turns: requests sent in one, which starts with an idle "
+        "server and ends with the last answer; by default, all",
+    )
 
     @model_validator(mode="after")
     def _fits_arrivals(self) -> "OpenLoop":
@@ -71,10 +76,11 @@ class OpenLoop(_Load):
     @property
     def label(self) -> str:
         """How the names of cells say it."""
+        turn = "" if self.turn_requests is None else f"-n{self.turn_requests}"
         if self.arrivals == "trace":
-            return f"-trace-x{self.speed or 1:g}"
+            return f"-trace-x{self.speed or 1:g}{turn}"
         shape = "" if self.burstiness is None else f"-b{self.burstiness:g}"
-        return f"-{self.arrivals}{shape}-r{self.request_rate:g}"
+        return f"-{self.arrivals}{shape}-r{self.request_rate:g}{turn}"
 
 
 class ClosedLoop(_Load):

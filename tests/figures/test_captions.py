@@ -55,6 +55,10 @@ def test_real_text_and_real_conversations(root: Path, tmp_path: Path, cpu: Resul
             "open loop, Poisson arrivals, 8.5 requests/s",
         ),
         (
+            OpenLoop(mode="open-loop", request_rate=8, turn_requests=128),
+            "open loop, Poisson arrivals in turns of 128, 8 requests/s",
+        ),
+        (
             OpenLoop(mode="open-loop", arrivals="constant", request_rate=8),
             "open loop, constant arrivals, 8 requests/s",
         ),

@@ -168,6 +168,13 @@ def test_saturated_is_finishing_later_than_was_offered(ttft_ms: float, saturated
     assert online.is_saturated(requests) == saturated
 
 
+def test_what_turns_of_a_saturated_server_take_adds_up() -> None:
+    # Ten turns of 1 s, each of which ends 0.3 s late, though the next is due as if it had not.
+    requests = _requests(*(due(i, 100 * i, 300) for i in range(100)))
+    assert not online.is_saturated(requests)
+    assert online.is_saturated(requests, turn_requests=10)
+
+
 def test_order_of_sending_is_not_that_of_the_workload() -> None:
     requests = _requests(record(0, 50, 1), record(1, 0, 1), record(2, 100, 1), record(3, 50, 1))
     assert list(online.order_of_sending(requests)["request"]) == [1, 0, 3, 2]

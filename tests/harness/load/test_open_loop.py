@@ -1,4 +1,6 @@
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +9,17 @@ from support.load import Stand, bodies, by_request, in_order, stand, with_client
 from harness.bench.mock import Behaviour
 from harness.load import open_loop
 from harness.load.client import Client, Outcome
+from harness.turns import Turns, ring
 
 _MS = 1_000_000
 
 
 def _drive(
-    server: Stand, offsets_ms: Sequence[float], max_streams: int = 1000
+    server: Stand,
+    offsets_ms: Sequence[float],
+    max_streams: int = 1000,
+    turns: Turns | None = None,
+    turn_requests: int | None = None,
 ) -> tuple[list[tuple[int, Outcome]], int]:
     """Return scheduled times and outcomes, and how often an answer was reported."""
     answers = []
@@ -21,7 +28,13 @@ def _drive(
     async def run(client: Client) -> list[tuple[int, Outcome]]:
         contents = bodies(len(offsets_ns))
         return await open_loop.drive(
-            client, contents, offsets_ns, max_streams, lambda: answers.append(1)
+            client,
+            contents,
+            offsets_ns,
+            max_streams,
+            turns or Turns.alone(),
+            turn_requests,
+            lambda: answers.append(1),
         )
 
     return with_client(server.url, run), len(answers)
@@ -101,3 +114,45 @@ def test_request_that_fails_does_not_hold_up_the_others(tmp_path: Path) -> None:
 def test_nothing_to_send(tmp_path: Path) -> None:
     with stand(Behaviour(), tmp_path) as server:
         assert _drive(server, []) == ([], 0)
+
+
+def test_turns_are_taken_within_the_traffic_and_take_no_time_in_the_record(tmp_path: Path) -> None:
+    offsets_ms = [20.0 * i for i in range(10)]
+    behaviours = {"a": 40.0, "b": 5.0}
+    places = [Turns(*place) for place in ring(2)]
+    sent: dict[str, list[tuple[int, Outcome]]] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
+
+    def drive(name: str, turns: Turns) -> None:
+        behaviour = Behaviour(ttft_ms=behaviours[name])
+        with stand(behaviour, tmp_path / name) as server:
+            with turns.take():
+                sent[name], _ = _drive(server, offsets_ms, turns=turns, turn_requests=4)
+            truth = by_request(server.mock.truth())
+        turn = (range(4), range(4, 8), range(8, 10))
+        spans[name] = [
+            (truth[part[0]].received_ns, max(truth[i].end_ns or 0 for i in part)) for part in turn
+        ]
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(drive, behaviours, places))
+    # Turn by turn, to the last answer; "a" has the first.
+    order = [span for pair in zip(spans["a"], spans["b"], strict=True) for span in pair]
+    assert all(end < start for (_, end), (start, _) in pairwise(order))
+    for outcomes in sent.values():
+        due = np.array([scheduled_ns for scheduled_ns, _ in outcomes])
+        assert ((due - due[0]) / _MS == offsets_ms).all()
+        assert all(in_order(outcome, scheduled_ns) for scheduled_ns, outcome in outcomes)
+        assert max((o.end_ns or 0) - scheduled_ns for scheduled_ns, o in outcomes) < 300 * _MS
+
+
+def test_without_others_a_turn_costs_no_time(tmp_path: Path) -> None:
+    offsets_ms = [0.0, 10.0, 900.0, 910.0]
+    with stand(Behaviour(ttft_ms=20), tmp_path) as server:
+        sent, _ = _drive(server, offsets_ms, turn_requests=2)
+        truth = by_request(server.mock.truth())
+    late_ms = [
+        (truth[i].received_ns - scheduled_ns) / _MS for i, (scheduled_ns, _) in enumerate(sent)
+    ]
+    # The server's own clock, which nothing is taken off: the third was sent when it was due.
+    assert max(late_ms) < 200
