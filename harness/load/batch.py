@@ -88,17 +88,18 @@ def _measure(
                 hits = sum(r.cached_tokens or 0 for r in rows)
                 hit_rate = hits / sum(r.prompt_tokens for r in rows)
                 report(f"{len(rows)}/{len(requests)} requests, hit rate {hit_rate:.3f}")
+            # After the last, too: what is left to do would cost the others time.
             turns.offer()
-        summary = summarize(spec, rows, fresh, engine.counters())
-        if metrics := engine.metrics_text():
-            (folder / METRICS).write_text(metrics)
-        source = provenance(
-            spec,
-            order,
-            engine_version=engine.version,
-            engine_file=engine.imported_from,
-        )
-        records.write(folder, rows, telemetry, summary, source)
+    summary = summarize(spec, rows, fresh, engine.counters())
+    if metrics := engine.metrics_text():
+        (folder / METRICS).write_text(metrics)
+    source = provenance(
+        spec,
+        order,
+        engine_version=engine.version,
+        engine_file=engine.imported_from,
+    )
+    records.write(folder, rows, telemetry, summary, source)
     return float(summary["hit_rate"])
 
 

@@ -87,21 +87,19 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
             turns,
             _progress(len(prompts), report),
         )
-        metrics = server.metrics_text()
-        # What is left to do would cost the others time.
+        metrics, version = server.metrics_text(), server.version
+        # What is left to do would cost the others time: not before they have finished.
         turns.offer()
-        source = provenance(
-            spec, order, engine_version=server.version, engine_file=servers.imported_from()
+    source = provenance(spec, order, engine_version=version, engine_file=servers.imported_from())
+    rows = [
+        records.of_outcome(
+            request, request.request < workload.header.warm_up, scheduled_ns, outcome
         )
-        rows = [
-            records.of_outcome(
-                request, request.request < workload.header.warm_up, scheduled_ns, outcome
-            )
-            for request, (scheduled_ns, outcome) in zip(workload.requests, sent, strict=True)
-        ]
-        summary = summarize(spec, rows, fresh, counters.parse(metrics), client)
-        (folder / METRICS).write_text(metrics)
-        records.write(folder, rows, [], summary, source)
+        for request, (scheduled_ns, outcome) in zip(workload.requests, sent, strict=True)
+    ]
+    summary = summarize(spec, rows, fresh, counters.parse(metrics), client)
+    (folder / METRICS).write_text(metrics)
+    records.write(folder, rows, [], summary, source)
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
