@@ -292,10 +292,9 @@ def _watch(workers: Sequence[_Worker]) -> tuple[_Worker, str] | None:
         while running:
             ready = [key.data for key, _ in selector.select(STALL_SECONDS)]
             if not ready:
+                hung = f"the engine showed no progress for {STALL_SECONDS:.0f} s"
                 others = ", nor did those that it takes turns with" if running[1:] else ""
-                return running[
-                    0
-                ], f"the engine showed no progress for {STALL_SECONDS:.0f} s{others}"
+                return running[0], hung + others
             if None in ready:
                 names = ", ".join(worker.name for worker in workers)
                 raise HarnessError(f"cell {names}: ended with the run that it belongs to")
