@@ -40,8 +40,8 @@ _BAILIAN, _MOONCAKE, _SHAREGPT = (
     "conversation-mooncake",
     "conversation-sharegpt",
 )
-# On a server: short enough for an engine on the CPU.
-_CHAT = "conversation-chat"
+# Short enough for an engine on the CPU, in process and on a server.
+_SHORT, _CHAT = "conversation-short", "conversation-chat"
 
 FIGURES = {
     "fig3": Entry("Figure 3: doc-QA, QuALITY-like", "cachesize", "replay", (_QUALITY,)),
@@ -71,6 +71,9 @@ FIGURES = {
     ),
     "fig5-sharegpt": Entry(
         "Figure 5, another source: conversation, ShareGPT", "cachesize", "replay", (_SHAREGPT,)
+    ),
+    "fig5-cpu": Entry(
+        "Figure 5, measured: conversation, ShareGPT for the trace", "measured", "cpu", (_SHORT,)
     ),
     "fig6": Entry(
         "Figure 6: batch inference, QuALITY-like", "batchsize", "replay", (_QUALITY,), loads=2
@@ -119,6 +122,9 @@ FIGURES = {
         ("closed-loop", "open-loop"),
     ),
     "fig3-gpu": Entry("Figure 3 on a GPU: doc-QA, QuALITY-like", "measured", "gpu", (_QUALITY,)),
+    "fig5-gpu": Entry(
+        "Figure 5 on a GPU: conversation, Qwen-Bailian trace A", "measured", "gpu", (_BAILIAN,)
+    ),
     "fig6-gpu": Entry(
         "Figure 6 on a GPU: batch inference, QuALITY-like",
         "batchhttp",

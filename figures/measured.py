@@ -1,4 +1,4 @@
-"""Figure 3 on real engines: hit rate and measured mean TTFT against cache size."""
+"""Figures 3 and 5 on real engines: hit rate and measured mean TTFT against cache size."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -9,31 +9,34 @@ from matplotlib.lines import Line2D
 from figures import captions, style
 from figures.catalogue import Entry
 from harness.analysis import noise, paper
-from harness.analysis.results import Results
+from harness.analysis.results import Results, not_run
 from harness.cell import Tier
 from harness.errors import HarnessError
+from workloads.docqa import DocQA
 
-# In thousand tokens, so that whiskers do not hide each other.
-_DODGE = 2.0
+# Share of the x axis by which policies are set apart, so that whiskers do not hide each other.
+_DODGE = 0.007
 
 
 def draw(results: Results, entry: Entry) -> Figure:
-    """Draw a figure of one doc-QA workload.
+    """Draw a figure of one workload, or why there is none.
 
     Raises:
-        HarnessError: if no valid cell is in the results.
+        HarnessError: if no cell is valid for another reason than that it could not be run.
 
     """
     (workload,), title, tier = entry.workloads, entry.title, entry.tier
     cells = results.of(tier, workload)
     cells = cells[cells["batch_size"] == 1]
+    if reason := not_run(cells):
+        return style.not_run(title, reason)
     invalid = int((~cells["valid"]).sum())
     cells = cells[cells["valid"]]
     patched = cells[cells["engine"] == "vllm"]
     stock = cells[cells["engine"] == "vllm-stock"]
     if patched.empty:
         raise HarnessError(f"{title}: no valid cell of {workload} to draw")
-    published = paper.joined(workload)
+    published = paper.comparable(workload)
 
     style.use()
     figure = plt.figure(figsize=(11, 4.6), layout="constrained")
@@ -60,8 +63,9 @@ def draw(results: Results, entry: Entry) -> Figure:
     ttft_paper.set(title=f"(b) Mean TTFT, paper ({paper.SETTING})", ylabel="ms")
     for axes in (hit_rate, ttft, ttft_paper):
         axes.set_ylim(0, axes.dataLim.y1 * 1.1)
+    scaled = "" if results.config.scale(tier, workload) == 1 else " at the paper's scale"
     for axes in (hit_rate, ttft_paper):
-        axes.set_xlabel("KV cache size, thousand tokens at the paper's scale")
+        axes.set_xlabel(f"KV cache size, thousand tokens{scaled}")
 
     hit_rate.legend(handles=_legend(patched, stock), loc="lower right", frameon=True)
     if band is not None:
@@ -73,11 +77,12 @@ def draw(results: Results, entry: Entry) -> Figure:
 
 def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
     """Draw a line through the means of the seeds, whiskers from the least to the largest."""
+    dodge = _DODGE * cells["x"].max()
     for offset, policy in enumerate(style.LABELS, start=-1):
         by_size = cells[cells["policy"] == policy].groupby("x")[column]
         seeds = by_size.agg(["mean", "min", "max"])
         axes.errorbar(
-            seeds.index + _DODGE * offset,
+            seeds.index + dodge * offset,
             seeds["mean"],
             yerr=[seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]],
             color=style.COLORS[policy],
@@ -117,9 +122,19 @@ def _legend(patched: pd.DataFrame, stock: pd.DataFrame) -> list[Line2D]:
 def _sentences(
     title: str, cells: pd.DataFrame, results: Results, workload: str, tier: Tier, invalid: int
 ) -> list[str]:
+    params = results.config.workloads[workload]
+    requests = f"{int(cells['requests'].iloc[0]):,}"
+    if isinstance(params, DocQA):
+        requests += f" of the paper's {paper.REQUESTS:,}"
+    if warm_up := getattr(params, "warm_up", 0):
+        requests += f" after {warm_up:,} that warm the cache"
+    original = paper.stands_in_for(workload)
     return [
         f"{title}. {captions.engine(results, tier)}, batch size 1. "
-        f"{captions.workload(results, tier, workload)}, {int(cells['requests'].iloc[0]):,} of the "
-        f"paper's {paper.REQUESTS:,} requests, {captions.seeds(cells['seed'])}.",
+        f"{captions.workload(results, tier, workload)}, {requests} requests, "
+        f"{captions.seeds(cells['seed'])}.",
+        f"The paper's points are of {original}, at caches that hold as many of its prompts."
+        if original
+        else "",
         captions.not_drawn(invalid),
     ]

@@ -94,7 +94,7 @@ def paper_lines(
     axes: Axes, published: pd.DataFrame, column: str, policies: Collection[str]
 ) -> None:
     """Draw the paper's points of policies that are drawn of ours, too, against cache size in
-    thousand tokens; see ``paper.joined``.
+    thousand tokens; see ``paper.comparable``.
     """
     for policy in (name for name in PAPER_POLICIES if name in policies):
         points = published[published["policy"] == policy]

@@ -379,8 +379,8 @@ def _papers(claim: Claim) -> dict[float, float]:
         values = _by_policy(points, "value")
         gain = values["arc"] - (1 if is_ttft else values["lru"])
     else:
-        points = paper.joined(claim.workload)
-        points = points.assign(x=points["cache_tokens"] / 1000)
+        points = paper.comparable(claim.workload)
+        points = points.assign(x=(points["cache_tokens"] / 1000).round())
         values = _by_policy(points, "ttft_mean" if is_ttft else "hit_rate")
         gain = values["arc"] / values["lru"] - 1 if is_ttft else values["arc"] - values["lru"]
     return dict(zip(gain.index.astype(float), 100 * gain.astype(float), strict=True))

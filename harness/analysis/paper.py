@@ -17,6 +17,9 @@ SETTING = "Qwen3-14B, one H100"
 REQUESTS = 3072
 # Ours to be held against a workload of the paper that has another name there.
 _COUNTERPARTS = {"docqa-quality-original": "docqa-quality", "docqa-qmsum": "docqa-quality"}
+# Ours that stand in for one of the paper's with shorter prompts, and the share of its cache sizes
+# that holds as many: prompts of 550 tokens on average for 2,300.
+_STAND_INS = {"conversation-short": ("conversation-bailian-a", 0.24)}
 
 
 @cache
@@ -59,3 +62,18 @@ def joined(workload: str) -> pd.DataFrame:
     columns = {"x": "cache_tokens"}
     wanted = ["policy", "cache_tokens", "hit_rate", "ttft_mean"]
     return wide.rename(columns=columns).reindex(columns=wanted).dropna(ignore_index=True)
+
+
+def comparable(workload: str) -> pd.DataFrame:
+    """Return ``joined`` of a workload or, at cache sizes for its shorter prompts, of the one that
+    it stands in for.
+    """
+    original, share = _STAND_INS.get(workload, (workload, 1.0))
+    points = joined(original)
+    return points.assign(cache_tokens=points["cache_tokens"] * share)
+
+
+def stands_in_for(workload: str) -> str | None:
+    """Return the workload of the paper that one of ours stands in for; None: it needs none."""
+    original, _ = _STAND_INS.get(workload, (None, 1.0))
+    return original

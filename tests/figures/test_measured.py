@@ -41,6 +41,32 @@ def test_draws_means_of_valid_cells_beside_the_papers_points(root: Path, tmp_pat
     assert list(paper.joined("docqa-quality").query("policy == 'dbl'")["hit_rate"]) not in drawn
 
 
+def test_conversations_are_drawn_at_their_own_size_beside_the_trace_they_stand_in_for(
+    root: Path, tmp_path: Path
+) -> None:
+    cell = _CPU | {"workload": "conversation-short", "cache_tokens": 7200, "requests": 155}
+    figure = measured.draw(results(root, tmp_path, row(**cell)), FIGURES["fig5-cpu"])
+    text = figure.get_suptitle().replace("\n", " ")
+    for said in ("Conversations of ShareGPT", "155 requests", "of conversation-bailian-a"):
+        assert said in text
+    assert "at the paper's scale" not in figure.axes[0].get_xlabel()
+    papers = paper.comparable("conversation-short").query("policy == 'lru'")
+    drawn = [list(line.get_xdata()) for line in figure.axes[0].get_lines()]  # type: ignore[arg-type]
+    assert list(papers["cache_tokens"] / 1000) in drawn
+
+
+def test_cells_that_could_not_be_run_are_a_figure_that_says_why(root: Path, tmp_path: Path) -> None:
+    missing = row(
+        tier="cpu",
+        engine="vllm",
+        workload="conversation-short",
+        valid=False,
+        invalid_reason="not run: no network",
+    )
+    figure = measured.draw(results(root, tmp_path, missing), FIGURES["fig5-cpu"])
+    assert "not run: no network" in " ".join(text.get_text() for text in figure.texts)
+
+
 def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
     broken = row(**_CPU, valid=False, invalid_reason="x")
     with pytest.raises(HarnessError, match="no valid cell of docqa-quality"):

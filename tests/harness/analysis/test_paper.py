@@ -15,3 +15,17 @@ def test_hit_rate_and_ttft_are_joined_by_cache_size() -> None:
     assert lru["ttft_mean"][50_000] == 447
     assert paper.joined("conversation-mooncake").empty
     assert paper.joined("docqa-qmsum").equals(table)
+
+
+def test_stand_in_has_the_original_s_points_at_caches_for_its_prompts() -> None:
+    original = paper.joined("conversation-bailian-a")
+    points = paper.comparable("conversation-short")
+    assert points.drop(columns="cache_tokens").equals(original.drop(columns="cache_tokens"))
+    sizes = sorted(set(points["cache_tokens"].round()))
+    assert sizes == [7_200, 12_000, 24_000, 48_000, 72_000]
+    assert paper.stands_in_for("conversation-short") == "conversation-bailian-a"
+    # There is no saying what its requests would take there.
+    assert paper.joined("conversation-short").empty
+    table = paper.joined("docqa-quality")
+    assert paper.comparable("docqa-quality").equals(table.astype({"cache_tokens": float}))
+    assert paper.stands_in_for("docqa-quality") is None
