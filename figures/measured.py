@@ -51,7 +51,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     _stock(hit_rate, stock, "hit_rate")
     hit_rate.set(title="(a) Hit rate", ylabel=style.HIT_RATE)
 
-    band = noise.band(results, tier, "batch", "ttft")
+    band = noise.band(results, tier, workload, "batch", "ttft")
     if band is not None:
         base = patched[patched["policy"] == "lru"].groupby("x")["ttft_mean_ms"].mean()
         style.noise(ttft, list(base.index), list(base), band)
@@ -133,7 +133,8 @@ def _sentences(
         f"{title}. {captions.engine(results, tier)}, batch size 1. "
         f"{captions.workload(results, tier, workload)}, {requests} requests, "
         f"{captions.seeds(cells['seed'])}.",
-        f"The paper's points are of {original}, at caches that hold as many of its prompts."
+        f"The paper's points are of {original}, whose prompts are longer: each is drawn at the cache "
+        "that holds as many of ours."
         if original
         else "",
         captions.not_drawn(invalid),

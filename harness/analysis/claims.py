@@ -18,9 +18,8 @@ same run (A/A) say how large a difference is noise, and no less counts.
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +31,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from harness.analysis import noise, paper
-from harness.analysis.noise import Kind
 from harness.analysis.results import Results, not_run
 from harness.analysis.stats import (
     Interval,
@@ -144,13 +142,12 @@ def judge(results: Results) -> list[dict[str, Any]]:
         HarnessError: if a cell's files are damaged, or cells of different origin would be compared.
 
     """
-    of_noise = cache(partial(noise.band, results))
     rows: list[tuple[Claim, Tier, Evidence]] = []
     found: list[Measured | str] = []
     for claim in read():
         for tier, evidence in claim.tiers.items():
             try:
-                found.append(_measure(results, claim, tier, evidence, of_noise))
+                found.append(_measure(results, claim, tier, evidence))
             except _NotRunError as error:
                 found.append(str(error))
             rows.append((claim, tier, evidence))
@@ -318,7 +315,6 @@ def _measure(
     claim: Claim,
     tier: Tier,
     evidence: Evidence,
-    of_noise: Callable[[Tier, Mode, Kind], float | None],
 ) -> Measured:
     cells = _cells(results, claim, tier, evidence)
     invalid = int(cells[~cells["valid"]].groupby(claim.over).ngroups)
@@ -337,9 +333,9 @@ def _measure(
         raise _NotRunError("No point with valid cells of both policies.")
     noise_of_mean = None
     if tier != "replay" and claim.quantity in ("hit_rate", "ttft"):
-        band = of_noise(tier, evidence.mode, claim.quantity)
+        band = noise.band(results, tier, claim.workload, evidence.mode, claim.quantity)
         if band is None:
-            raise _NotRunError("No A/A cells (repeats) in this run to tell it from noise.")
+            raise _NotRunError("No A/A cells (repeats) of it in this run to tell it from noise.")
         # Each point has cells of its own.
         noise_of_mean = band / math.sqrt(len(found.points))
     p = None if claim.expect == "flat" else found.p

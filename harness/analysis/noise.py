@@ -18,16 +18,17 @@ Kind = Literal["hit_rate", "ttft"]
 _KEYS = ["mode", "batch_size", "request_rate", "cache_tokens", "seed", "policy"]
 
 
-def band(results: Results, tier: Tier, mode: Mode, kind: Kind) -> float | None:
+def band(results: Results, tier: Tier, workload: str, mode: Mode, kind: Kind) -> float | None:
     """Return how far from each other two equal cells are in 95 % of cases, at most.
 
-    All pairs of a mode are taken together, of whatever workload and size: there are few. Of other
-    modes none are: a server and its client have more noise than an engine in process, and in
-    traffic it adds up in queues.
+    All pairs of a workload and mode are taken together, of whatever size: there are few. Of other
+    workloads none are: a mean over fewer requests has more noise. Nor of other modes: a server and
+    its client have more than an engine in process, and in traffic it adds up in queues.
 
     Args:
         results: The results.
         tier: A tier with a clock.
+        workload: A workload.
         mode: A mode.
         kind: ``ttft``: of mean TTFT; ``hit_rate``.
 
@@ -36,12 +37,11 @@ def band(results: Results, tier: Tier, mode: Mode, kind: Kind) -> float | None:
 
     """
     differences: list[float] = []
-    for workload in results.config.workloads:
-        cells = pd.concat([results.of(tier, workload, mode), results.again(tier, workload, mode)])
-        cells = cells[cells["valid"]]
-        loads = cells["cell"].map(lambda name: results.load(name).model_dump_json())
-        for _, equal in cells.groupby([*_KEYS, loads.rename("load")], dropna=False):
-            differences += _differences(equal, kind)
+    cells = pd.concat([results.of(tier, workload, mode), results.again(tier, workload, mode)])
+    cells = cells[cells["valid"]]
+    loads = cells["cell"].map(lambda name: results.load(name).model_dump_json())
+    for _, equal in cells.groupby([*_KEYS, loads.rename("load")], dropna=False):
+        differences += _differences(equal, kind)
     return noise_band(differences)
 
 
