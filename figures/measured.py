@@ -133,8 +133,8 @@ def _sentences(
         f"{title}. {captions.engine(results, tier)}, batch size 1. "
         f"{captions.workload(results, tier, workload)}, {requests} requests, "
         f"{captions.seeds(cells['seed'])}.",
-        f"The paper's points are of {original}, whose prompts are longer: each is drawn at the cache "
-        "that holds as many of ours."
+        f"The paper's points are of {original}, whose prompts are longer: each is drawn at the "
+        "cache that holds as many of ours."
         if original
         else "",
         captions.not_drawn(invalid),
