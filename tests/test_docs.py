@@ -23,7 +23,7 @@ _PROGRAMS = ("make", "harness", "snakemake", "python")
 # The user's own.
 _YOURS = ("config/yours.yaml",)
 # What CI does not run: it is too long, needs a GPU, or changes what is under version control.
-_NOT_IN_CI = {"bench", "test-upstream", "env-cuda", "data", "format", "lock", "patches"}
+_NOT_IN_CI = {"bench", "test-upstream", "env-cuda", "format", "lock", "patches"}
 
 
 def _commands(name: str) -> list[list[str]]:
