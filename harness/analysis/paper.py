@@ -17,8 +17,8 @@ SETTING = "Qwen3-14B, one H100"
 REQUESTS = 3072
 # Ours to be held against a workload of the paper that has another name there.
 _COUNTERPARTS = {"docqa-quality-original": "docqa-quality", "docqa-qmsum": "docqa-quality"}
-# Ours that stand in for one of the paper's with shorter prompts, and the share of its cache sizes
-# that holds as many: prompts of 550 tokens on average for 2,300.
+# Ours that stand in for one of the paper's, whose prompts are longer (on average 2,300 tokens for
+# 550), and the share of its cache sizes that holds as many of ours.
 _STAND_INS = {"conversation-short": ("conversation-bailian-a", 0.24)}
 
 
