@@ -142,8 +142,7 @@ def _sentences(
             else f"mean prompt {params.length_mean:,.0f} tokens, at the paper's scale"
         )
         what += f" about {params.documents} documents of {text}, {lengths}"
-    elif params.warm_up:
-        what += f" after {params.warm_up:,} that warm the cache"
+    what += captions.warm_up(params)
     block_size = results.config.tiers["replay"].block_size
     said = [
         f"{title}. Tier replay: vLLM's scheduler and block pool without a model, block size "

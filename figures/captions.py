@@ -8,6 +8,7 @@ from harness.analysis.results import Results
 from harness.cell import Tier
 from harness.load.spec import ClosedLoop, Load, OpenLoop
 from workloads.docqa import SYNTHETIC, DocQA
+from workloads.sharegpt import ShareGPT
 from workloads.trace import Trace
 
 
@@ -34,6 +35,12 @@ def workload(results: Results, tier: Tier, name: str) -> str:
         return f"Doc-QA on {params.documents} documents of {text}, {size}"
     source = params.dataset if isinstance(params, Trace) else "ShareGPT"
     return f"Conversations of {source} at their own size"
+
+
+def warm_up(params: DocQA | Trace | ShareGPT) -> str:
+    """Say after how many requests those that count begin; nothing if all count."""
+    count = 0 if isinstance(params, DocQA) else params.warm_up
+    return f" after {count:,} that warm the cache" if count else ""
 
 
 def cache(results: Results, tier: Tier, name: str, cache_tokens: int) -> str:

@@ -126,13 +126,11 @@ def _sentences(
     requests = f"{int(cells['requests'].iloc[0]):,}"
     if isinstance(params, DocQA):
         requests += f" of the paper's {paper.REQUESTS:,}"
-    if warm_up := getattr(params, "warm_up", 0):
-        requests += f" after {warm_up:,} that warm the cache"
     original = paper.stands_in_for(workload)
     return [
         f"{title}. {captions.engine(results, tier)}, batch size 1. "
-        f"{captions.workload(results, tier, workload)}, {requests} requests, "
-        f"{captions.seeds(cells['seed'])}.",
+        f"{captions.workload(results, tier, workload)}, {requests} requests"
+        f"{captions.warm_up(params)}, {captions.seeds(cells['seed'])}.",
         f"The paper's points are of {original}, whose prompts are longer: each is drawn at the "
         "cache that holds as many of ours."
         if original

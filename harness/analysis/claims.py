@@ -310,12 +310,7 @@ def _high(point: Point) -> float:
     return point.ours.value if math.isnan(point.ours.high) else point.ours.high
 
 
-def _measure(
-    results: Results,
-    claim: Claim,
-    tier: Tier,
-    evidence: Evidence,
-) -> Measured:
+def _measure(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> Measured:
     cells = _cells(results, claim, tier, evidence)
     invalid = int(cells[~cells["valid"]].groupby(claim.over).ngroups)
     cells = cells[cells["valid"]]
