@@ -49,7 +49,8 @@ figures-from-reference: env ## Draw figures and judge claims from the results th
 	mkdir -p results
 	cp -r reference/cpu results/reference
 	$(IN_ENV) python -m figures all results/reference/config.yaml results/reference
-	$(IN_ENV) harness judge results/reference/config.yaml results/reference --output results/reference/claims.json
+	$(IN_ENV) harness judge results/reference/config.yaml results/reference --history reference/noise.csv \
+		--output results/reference/claims.json
 	$(IN_ENV) python -m figures.report results/reference/config.yaml results/reference results/reference/report.html
 	$(IN_ENV) harness claims results/reference/claims.json
 
@@ -59,10 +60,11 @@ data: env ## Download the data sets that are not there, and list all (KV_DATA na
 test: env ## Run the tests
 	$(IN_ENV) python -m pytest
 
-bench: env ## Measure what policies and replay cost, and how far clients err (about 20 minutes; nothing else should run)
+bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 25 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json
 	$(IN_ENV) harness bench replay --build build/bench --output results/bench/replay.json
 	$(IN_ENV) harness bench client --build build/bench --output results/bench/client.json
+	$(IN_ENV) harness bench verdicts --build build/bench --output results/bench/verdicts.json
 
 # Three runs of five to six minutes each on one core; the first time, 45 MB from PyPI before that.
 test-upstream: env ## Run vLLM's own tests on the stock and on the patched engine (about 16 minutes)

@@ -296,6 +296,7 @@ rule claims:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",
         claims="harness/analysis/claims.yaml",
+        history="reference/noise.csv",
     output:
         f"{RESULTS}/claims.json",
     log:
@@ -306,7 +307,8 @@ rule claims:
         config=CONFIG_FILE,
         results=lambda wildcards, input: os.path.dirname(input.cells),
     shell:
-        "python -m harness judge {params.config} {params.results} --output {output} 2>&1"
+        "python -m harness judge {params.config} {params.results} --history {input.history}"
+        " --output {output} 2>&1"
         " | tee -i {log} >&2"
 
 

@@ -49,7 +49,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     is_hit_rate = published["metric"] == "hit_rate"
     style.bars(hit_rate, sizes, _hit_rates(patched, sizes), published[is_hit_rate])
     hit_rate.set_title("(a) Hit rate")
-    band = noise.band(results, entry.tier, workload, "batch-http", "ttft")
+    band = noise.band(results, entry.tier, workload, "batch-http")
     _ratios(ratio, results, patched, sizes, published[~is_hit_rate], band)
     ratio.set_title("(b) Mean TTFT relative to LRU")
     size = int(patched["cache_tokens"].iloc[0])

@@ -51,7 +51,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     _stock(hit_rate, stock, "hit_rate")
     hit_rate.set(title="(a) Hit rate", ylabel=style.HIT_RATE)
 
-    band = noise.band(results, tier, workload, "batch", "ttft")
+    band = noise.band(results, tier, workload, "batch")
     if band is not None:
         base = patched[patched["policy"] == "lru"].groupby("x")["ttft_mean_ms"].mean()
         style.noise(ttft, list(base.index), list(base), band)

@@ -33,7 +33,19 @@ def _bench_client(build: Path, output: Path) -> list[results.Result]:
     return client.run(build, output)
 
 
-_BENCHMARKS = {"client": _bench_client, "eviction": eviction.run, "replay": replay.run}
+def _bench_verdicts(build: Path, output: Path) -> list[results.Result]:
+    # Loads the statistics, which the other commands can do without.
+    from harness.bench import verdicts
+
+    return verdicts.run(build, output)
+
+
+_BENCHMARKS = {
+    "client": _bench_client,
+    "eviction": eviction.run,
+    "replay": replay.run,
+    "verdicts": _bench_verdicts,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     judge = commands.add_parser("judge", help="hold results against the claims")
     judge.add_argument("config", type=Path)
     judge.add_argument("results", type=Path, help="folder of the results")
+    judge.add_argument("--history", type=Path, help="table of other runs, for the noise (CSV)")
     judge.add_argument("--output", type=Path, required=True, help="claims.json to write")
     judge.set_defaults(run=_judge)
 
@@ -147,6 +160,14 @@ def _parser() -> argparse.ArgumentParser:
     reference.add_argument("results", type=Path, help="folder of the results")
     reference.add_argument("folder", type=Path, help="folder to write")
     reference.set_defaults(run=_reference)
+
+    noise = commands.add_parser("noise", help="add what a run's cells differ by to a table of runs")
+    noise.add_argument("config", type=Path)
+    noise.add_argument("results", type=Path, help="folder of the results")
+    noise.add_argument(
+        "--history", type=Path, required=True, help="CSV file for `harness judge`; made if need be"
+    )
+    noise.set_defaults(run=_noise)
 
     verdicts = commands.add_parser("claims", help="print the table of claims and verdicts")
     verdicts.add_argument("verdicts", type=Path, help="claims.json of `harness judge`")
@@ -270,10 +291,19 @@ def _policies(arguments: argparse.Namespace) -> None:
 
 
 def _judge(arguments: argparse.Namespace) -> None:
-    from harness.analysis import claims, results
+    from harness.analysis import claims, noise, results
 
-    judged = claims.judge(results.read(arguments.config, arguments.results))
+    found = results.read(arguments.config, arguments.results)
+    judged = claims.judge(found, noise.read(arguments.history))
     claims.write(judged, arguments.output)
+
+
+def _noise(arguments: argparse.Namespace) -> None:
+    from harness.analysis import comparisons, noise, results
+
+    before = noise.read(arguments.history if arguments.history.exists() else None)
+    compared = comparisons.compare(results.read(arguments.config, arguments.results))
+    noise.add(before, compared, arguments.history)
 
 
 def _reference(arguments: argparse.Namespace) -> None:
@@ -283,9 +313,9 @@ def _reference(arguments: argparse.Namespace) -> None:
 
 
 def _claims(arguments: argparse.Namespace) -> None:
-    from harness.analysis import claims, verdicts
+    from harness.analysis import claims, terminal
 
-    verdicts.show(claims.load(arguments.verdicts))
+    terminal.show(claims.load(arguments.verdicts))
 
 
 def _data(arguments: argparse.Namespace) -> None:

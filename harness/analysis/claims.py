@@ -1,26 +1,24 @@
 """Claims as data, and a verdict on each from results.
 
-``claims.yaml`` has what is claimed; nothing here knows a result. Each claim is judged once a tier.
-Policies are compared in pairs of cells that got the same requests, request by request, and the
-pairs are resampled by clusters (windows of doc-QA, conversations, else blocks of consecutive
-requests; ``stats``), since requests are not independent. One test a claim and tier, of all its
-points together, is corrected for their number (Holm). Where cells have a clock, equal cells of the
-same run (A/A) say how large a difference is noise, and no less counts.
+``claims.yaml`` has what is claimed; nothing here knows a result. Each claim is judged once a tier,
+on ARC against LRU (``comparisons``), and has two intervals. That of the **measurement** says within
+what this machine would find it again (``noise``); hit rates mostly repeat exactly. That of the
+**workload** says within what other documents, requests or conversations would have it: from seeds,
+three or more, else from the conversations or windows of the run; of one seed of doc-QA nobody
+knows. The verdict (``verdicts``) needs both: it is on what the two cover together.
 
-- *reproduced*: the difference has the claimed direction beyond chance and noise, at no point the
-  other one, and at every point the paper's value lies within the tolerance of ours or in our 95 %
-  interval. Of a claim that there is none: every interval lies within the tolerance of none.
-- *direction only*: the same but for the size.
-- *not reproduced*: it was measured, and is neither.
-- *not run*: there are no valid cells to judge by, or no A/A to tell them from noise.
+TTFT is held, in tier ``gpu``, against the paper's, and in tier ``cpu``, which sends one window of
+the paper's six at a tenth of the size, against the paper's own line from hit rate to TTFT
+(``costmodel``) at the hit rates that were measured. It is the effect through hits (``costline``),
+which leaves out what a policy itself costs: where that is more than noise nothing is decided.
 """
 
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,32 +26,30 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
+from scipy import stats
 
-from harness.analysis import noise, paper
+from harness.analysis import comparisons, costmodel, paper, verdicts
+from harness.analysis.comparisons import Comparison
+from harness.analysis.noise import Noise
 from harness.analysis.results import Results, not_run
-from harness.analysis.stats import (
-    Interval,
-    blocks,
-    holm,
-    mean_interval,
-    p_of_mean,
-    sums_interval,
-)
+from harness.analysis.stats import CONFIDENCE, Estimate, Interval, mean_of, ratio_interval
+from harness.analysis.verdicts import Margins, Power, Verdict
 from harness.cell import Tier
 from harness.errors import HarnessError
 from harness.load.spec import Mode
 
 _FILE = Path(__file__).with_name("claims.yaml")
-ALPHA = 0.05
-# With fewer windows than this, blocks of consecutive requests are the clusters.
-_WINDOWS = 6
+# Of a claim without a size: two-sided, so that no effect is called one in 1 of 200 runs.
+_DIRECTION = 0.99
+# A policy's own cost is looked at in every claim on TTFT, and hardly ever seen by chance.
+_OWN_COST = 0.999
+_LEAST_SEEDS = 3
 # Cache size of the paper's figure 6, thousand tokens.
 _BATCH_CACHE = 200
 _STOCK = "vllm-stock"
 
 Quantity = Literal["hit_rate", "ttft", "batch_effect", "t1_median", "t1_swing"]
-Verdict = Literal["reproduced", "direction only", "not reproduced", "not run"]
 UNITS: dict[Quantity, str] = {
     "hit_rate": "points",
     "ttft": "%",
@@ -69,14 +65,10 @@ class _Section(BaseModel):
 
 
 class Evidence(_Section):
-    """Where a tier's cells for a claim are, and how far from the paper they may be.
-
-    ``tolerance`` is in the quantity's unit; without, the size is not judged.
-    """
+    """Where a tier's cells for a claim are."""
 
     figure: str
     mode: Mode = "batch"
-    tolerance: float | None = None
 
 
 class Claim(_Section):
@@ -84,9 +76,11 @@ class Claim(_Section):
 
     ``quantity`` is what is compared: ``hit_rate``, ARC's less LRU's in points; ``ttft``, mean TTFT
     of ARC in percent of LRU's, less 100; ``batch_effect``, a policy's hit rate at a batch size less
-    that at the smallest, in points; ``t1_median``, the median of T1's share of the cache in points;
-    ``t1_swing``, the correlation of T1's share over one window with that over the next. ``over`` is
-    what its points differ in.
+    that at the smallest, in points; ``t1_median``, the median of T1's share of the cache in points,
+    at the largest cache less at the smallest; ``t1_swing``, the correlation of T1's share over one
+    window with that over the next. ``over`` is what its points differ in. ``margins`` are of the
+    share of the paper's effect; of a claim that there is none, ``tolerance`` is how much is none,
+    in the quantity's unit.
     """
 
     id: str
@@ -96,34 +90,56 @@ class Claim(_Section):
     expect: Literal["up", "down", "flat"]
     workload: str
     over: Literal["cache_tokens", "batch_size", "request_rate"] = "cache_tokens"
+    margins: Margins | None = None
+    tolerance: float | None = None
     tiers: dict[Tier, Evidence]
+
+    @model_validator(mode="after")
+    def _has_what_decides(self) -> "Claim":
+        if (self.expect == "flat") != (self.tolerance is not None):
+            raise ValueError(f"{self.id}: a tolerance is of a flat claim, which needs one")
+        if self.margins and not 0 < self.margins[0] < 1 < self.margins[1]:
+            raise ValueError(f"{self.id}: margins {self.margins} are not around 1")
+        return self
 
 
 @dataclass(frozen=True)
 class Point:
-    """A claim at one cache size, batch size or request rate, in the quantity's unit."""
+    """A claim at one cache size, batch size or request rate, in the quantity's unit.
+
+    ``beside`` is of TTFT: the ``plain`` ratio, that on requests of ``equal_hits``, and the
+    difference in differences (``did``), as ``costline.Effect`` has them.
+    """
 
     at: str
-    ours: Interval
+    ours: Estimate
     paper: float | None = None
+    beside: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found of a claim: its points, their mean, the p-value of no effect, the noise.
+    """What was found of a claim: its points, the effect, and what is claimed of that.
 
-    ``noise`` is half the width of the band in which the mean of equal cells' differences lies in
-    95 % of cases; None where equal cells are equal. ``p`` is None of a claim that there is none,
-    which is not a test of no effect.
+    ``effect`` has the measurement's error, ``workload`` that of another draw (None: not known).
+    ``own_cost`` is what the policy costs by itself, in percent of TTFT.
     """
 
     points: list[Point]
-    mean: Interval
-    p: float | None
-    noise: float | None
+    effect: Estimate
+    paper: float | None
+    workload: Estimate | None = None
+    own_cost: Estimate | None = None
     left_out: int = 0
-    # Where that is not the mean of the points'.
-    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What a claim is judged by."""
+
+    results: Results
+    comparisons: Sequence[Comparison]
+    noise: Noise
 
 
 class _NotRunError(Exception):
@@ -135,30 +151,33 @@ def read() -> list[Claim]:
     return TypeAdapter(list[Claim]).validate_python(yaml.safe_load(_FILE.read_text("utf-8")))
 
 
-def judge(results: Results) -> list[dict[str, Any]]:
+def judge(results: Results, history: pd.DataFrame) -> list[dict[str, Any]]:
     """Judge every claim in every tier by the results; return the content of ``claims.json``.
+
+    Args:
+        results: Of the run.
+        history: Of other runs, for the noise (``noise.read``).
 
     Raises:
         HarnessError: if a cell's files are damaged, or cells of different origin would be compared.
 
     """
-    rows: list[tuple[Claim, Tier, Evidence]] = []
-    found: list[Measured | str] = []
-    for claim in read():
-        for tier, evidence in claim.tiers.items():
-            try:
-                found.append(_measure(results, claim, tier, evidence))
-            except _NotRunError as error:
-                found.append(str(error))
-            rows.append((claim, tier, evidence))
-    adjusted = iter(
-        holm([one.p for one in found if isinstance(one, Measured) and one.p is not None])
-    )
-    judged = []
-    for (claim, tier, evidence), one in zip(rows, found, strict=True):
-        p = next(adjusted) if isinstance(one, Measured) and one.p is not None else None
-        judged.append(_row(claim, tier, evidence, one, p))
-    return judged
+    return judge_compared(results, comparisons.compare(results), history, read())
+
+
+def judge_compared(
+    results: Results,
+    compared: Sequence[Comparison],
+    history: pd.DataFrame,
+    claims: Sequence[Claim],
+) -> list[dict[str, Any]]:
+    """Judge some claims by comparisons of the run's cells, as ``judge`` does all of them."""
+    evidence = _Evidence(results, compared, Noise(compared, history))
+    return [
+        _row(claim, tier, where, _found(evidence, claim, tier, where))
+        for claim in claims
+        for tier, where in claim.tiers.items()
+    ]
 
 
 def write(judged: Sequence[dict[str, Any]], path: Path) -> None:
@@ -184,34 +203,38 @@ def load(path: Path) -> list[dict[str, Any]]:
     return judged
 
 
-def _row(
-    claim: Claim, tier: Tier, evidence: Evidence, found: Measured | str, p: float | None
-) -> dict[str, Any]:
-    unit = UNITS[claim.quantity]
+def _row(claim: Claim, tier: Tier, where: Evidence, found: Measured | str) -> dict[str, Any]:
     row: dict[str, Any] = {
         **claim.model_dump(include={"id", "claim", "source"}),
         "tier": tier,
-        "figure": evidence.figure,
+        "figure": where.figure,
         "quantity": claim.quantity,
-        "unit": unit,
+        "unit": UNITS[claim.quantity],
         "expect": claim.expect,
+        "margins": claim.margins,
     }
     if isinstance(found, str):
-        nothing = dict.fromkeys(("paper", "ours", "ci95", "p", "noise"))
-        return row | nothing | {"verdict": "not run", "reason": found, "points": []}
-    verdict, reason = verdict_of(claim, evidence, found, p)
-    papers = [point.paper for point in found.points if point.paper is not None]
-    of_paper = found.paper
-    if of_paper is None and papers:
-        of_paper = float(np.mean(papers))
+        nothing = dict.fromkeys(
+            ("paper", "ours", "ci95", "workload_ci95", "noise", "noise_df", "share", "share_ci95")
+        )
+        no_power = dict.fromkeys(("power", "wrong_half", "wrong_none"))
+        return row | nothing | no_power | {"verdict": "not run", "reason": found, "points": []}
+    verdict, reason, share, power = decide(claim, found)
     if found.left_out:
-        reason += f" {_amount(found.left_out, 'points')} left out: invalid cells."
+        reason += f" {found.left_out} points left out: invalid cells."
+    error = found.effect.error
     return row | {
-        "paper": of_paper,
-        "ours": found.mean.value,
-        "ci95": _ends(found.mean),
-        "p": p,
-        "noise": found.noise,
+        "paper": found.paper,
+        "ours": found.effect.value,
+        "ci95": _ends(found.effect.interval()) if error else None,
+        "workload_ci95": _ends(found.workload.interval()) if found.workload else None,
+        "noise": error if error and math.isfinite(error) else None,
+        "noise_df": found.effect.df if error and math.isfinite(error) else None,
+        "share": share.value if share else None,
+        "share_ci95": _ends(share) if share else None,
+        "power": power.full if power else None,
+        "wrong_half": power.half if power else None,
+        "wrong_none": power.none if power else None,
         "verdict": verdict,
         "reason": reason,
         "points": [
@@ -219,130 +242,174 @@ def _row(
                 "at": point.at,
                 "paper": point.paper,
                 "ours": point.ours.value,
-                "ci95": _ends(point.ours),
-                "tolerance": evidence.tolerance,
+                "ci95": _ends(point.ours.interval()) if point.ours.error else None,
+                "allowed": _allowed(claim, point),
+                **point.beside,
             }
             for point in found.points
         ],
     }
 
 
-def _amount(value: float, unit: str) -> str:
-    return "1 point" if (value, unit) == (1, "points") else f"{value:g} {unit}"
-
-
 def _ends(interval: Interval) -> list[float] | None:
-    return None if math.isnan(interval.low) else [interval.low, interval.high]
+    """Return an interval's ends; None of one without an end."""
+    return [interval.low, interval.high] if math.isfinite(interval.low) else None
 
 
-def verdict_of(
-    claim: Claim, evidence: Evidence, found: Measured, p: float | None
-) -> tuple[Verdict, str]:
-    """Return the verdict on a claim, and why in a sentence.
+def _allowed(claim: Claim, point: Point) -> list[float] | None:
+    if claim.tolerance is not None:
+        return [-claim.tolerance, claim.tolerance]
+    if claim.margins is None or point.paper is None:
+        return None
+    return sorted(margin * point.paper for margin in claim.margins)
+
+
+def decide(claim: Claim, found: Measured) -> tuple[Verdict, str, Interval | None, Power | None]:
+    """Return the verdict on a claim, why in a sentence, the share of the effect, and the power.
 
     Args:
         claim: The claim.
-        evidence: Of the tier.
         found: What was measured.
-        p: Its p-value, adjusted; None of a claim that there is none.
+
+    Returns:
+        The share and the power are None where no size is claimed.
 
     """
-    unit, tolerance = UNITS[claim.quantity], evidence.tolerance
-    allowed = "" if tolerance is None else _amount(tolerance, unit)
-    if claim.expect == "flat":
-        assert tolerance is not None
-        wide = [
-            point.at
-            for point in found.points
-            if not (-tolerance <= _low(point) and _high(point) <= tolerance)
-        ]
-        if wide:
+    unit = UNITS[claim.quantity]
+    if claim.tolerance is not None:
+        verdict = verdicts.of_none(
+            [point.ours.interval() for point in found.points], claim.tolerance
+        )
+        return verdict, _on_none(claim, found, verdict), None, None
+    if claim.margins is None or not found.paper:
+        assert claim.expect != "flat"
+        effect = _covered(found, _DIRECTION)
+        verdict = verdicts.of_direction(effect, claim.expect)
+        said = {
+            "reproduced": "lies on the claimed side of none",
+            "refuted": "has no value on the claimed side",
+        }.get(verdict, "has values on both sides of none")
+        interval = (
+            f"The 99 % interval, {_said(effect, '+.1f')} {unit}, "
+            if found.effect.error or (found.workload)
+            else f"The effect, {effect.value:+.1f} {unit}, "
+        )
+        reason = interval + said + "."
+        return _with_own_cost(found, verdict, reason + _unknown(found), None, None)
+    share = _share(_covered(found, CONFIDENCE), found.paper)
+    verdict = verdicts.of_share(share, claim.margins)
+    low, high = claim.margins
+    said = {
+        "reproduced": f"lies within {low:g} to {high:g}",
+        "smaller": f"lies below {low:g}",
+        "larger": f"lies above {high:g}",
+        "refuted": "is of the other direction, or none",
+    }.get(verdict, f"does not lie within {low:g} to {high:g}, nor wholly outside")
+    reason = f"The share of the paper's effect, {_said(share, '.2f')}, {said}."
+    if verdict == "undecided":
+        reason += _more_needed(found, share, claim.margins)
+    power = verdicts.power(share, claim.margins)
+    return _with_own_cost(found, verdict, reason + _unknown(found), share, power)
+
+
+def _on_none(claim: Claim, found: Measured, verdict: Verdict) -> str:
+    within = f"{claim.tolerance:g} {UNITS[claim.quantity]} of none"
+    if verdict == "reproduced":
+        return f"Within {within} at every point."
+    if verdict == "refuted":
+        assert claim.tolerance is not None
+        one = [verdicts.of_none([point.ours.interval()], claim.tolerance) for point in found.points]
+        out = [point.at for point, own in zip(found.points, one, strict=True) if own == "refuted"]
+        return f"Further than {within} at {', '.join(out)}."
+    return f"The intervals are too wide to say whether it is within {within}." + _unknown(found)
+
+
+def _unknown(found: Measured) -> str:
+    if math.isnan(found.effect.error):
+        return " How large noise is is not known: nothing comparable was measured twice."
+    return ""
+
+
+def _more_needed(found: Measured, share: Interval, margins: Margins) -> str:
+    times = verdicts.more_needed(share, margins)
+    if not math.isfinite(times):
+        return ""
+    measured, drawn = (
+        one.interval().high - one.value if one and one.error else 0.0
+        for one in (found.effect, found.workload)
+    )
+    what = "seeds" if drawn > measured else "requests or runs"
+    return (
+        f" If that is its size, about {max(2, math.ceil(times))} times as many {what} would decide."
+    )
+
+
+def _with_own_cost(
+    found: Measured, verdict: Verdict, reason: str, share: Interval | None, power: Power | None
+) -> tuple[Verdict, str, Interval | None, Power | None]:
+    """Decide nothing through hits where a policy's own cost stands out of the noise."""
+    if found.own_cost is not None:
+        cost = found.own_cost.interval(_OWN_COST)
+        if cost.low > 0 or cost.high < 0:
+            slower = "slower" if cost.value > 0 else "faster"
             return (
-                "not reproduced",
-                f"Not within {allowed} of none: {', '.join(wide)}.",
+                "undecided",
+                f"{reason} But at equal hits ARC is {abs(cost.value):.1f} % {slower} than LRU, "
+                "beyond noise, which an effect through hits leaves out.",
+                share,
+                power,
             )
-        return "reproduced", f"All intervals lie within {allowed} of none."
-    sign = 1 if claim.expect == "up" else -1
-    noise = found.noise or 0.0
-    if sign * found.mean.value <= 0:
-        return "not reproduced", "The mean difference has the other direction, or is none."
-    assert p is not None
-    if p >= ALPHA:
-        return "not reproduced", f"The difference may be chance (p = {p:.2g} after Holm)."
-    if abs(found.mean.value) <= noise:
-        return "not reproduced", (
-            f"The difference is no larger than noise: equal cells differ by "
-            f"up to {noise:.1f} {unit}."
-        )
-    # A point's own noise is larger than that of their mean.
-    own_noise = noise * math.sqrt(len(found.points))
-    against = [
-        point.at
-        for point in found.points
-        if max(sign * _low(point), sign * _high(point)) < -own_noise
-    ]
-    if against:
-        return "not reproduced", f"The difference has the other direction at {', '.join(against)}."
-    beyond = "chance and noise" if found.noise is not None else "chance"
-    direction = f"The difference has the claimed direction beyond {beyond}"
-    off = [
-        point.at
-        for point in found.points
-        if tolerance is not None
-        and point.paper is not None
-        and abs(point.ours.value - point.paper) > tolerance
-        and not _low(point) <= point.paper <= _high(point)
-    ]
-    if off:
-        return "direction only", (
-            f"{direction}; its size is more than {allowed} from the paper's at {', '.join(off)}."
-        )
-    if all(point.paper is None for point in found.points):
-        return "reproduced", f"{direction}."
-    return "reproduced", f"{direction} and the paper's size at every point."
+    return verdict, reason, share, power
 
 
-def _low(point: Point) -> float:
-    return point.ours.value if math.isnan(point.ours.low) else point.ours.low
+def _said(interval: Interval, form: str) -> str:
+    value, low, high = (format(each, form) for each in interval)
+    return value if low == high else f"{value} [{low}, {high}]"
 
 
-def _high(point: Point) -> float:
-    return point.ours.value if math.isnan(point.ours.high) else point.ours.high
+def _covered(found: Measured, confidence: float) -> Interval:
+    """Return what the intervals of the measurement and of the workload cover together."""
+    both = [one.interval(confidence) for one in (found.effect, found.workload) if one is not None]
+    return Interval(found.effect.value, min(one.low for one in both), max(one.high for one in both))
 
 
-def _measure(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> Measured:
-    cells = _cells(results, claim, tier, evidence)
+def _share(effect: Interval, of_paper: float) -> Interval:
+    ends = sorted((effect.low / of_paper, effect.high / of_paper))
+    return Interval(effect.value / of_paper, *ends)
+
+
+def _found(evidence: _Evidence, claim: Claim, tier: Tier, where: Evidence) -> Measured | str:
+    try:
+        return _measure(evidence, claim, tier, where)
+    except _NotRunError as error:
+        return str(error)
+
+
+def _measure(evidence: _Evidence, claim: Claim, tier: Tier, where: Evidence) -> Measured:
+    cells = _cells(evidence.results, claim, tier, where)
     invalid = int(cells[~cells["valid"]].groupby(claim.over).ngroups)
     cells = cells[cells["valid"]]
     if cells.empty:
         raise _NotRunError("No valid cell.")
     if claim.quantity == "t1_median":
-        found = _t1_median(results, claim, cells)
+        found = _t1_median(evidence.results, claim, cells)
     elif claim.quantity == "t1_swing":
-        found = _t1_swing(results, claim, cells)
+        found = _t1_swing(evidence.results, claim, cells)
     elif claim.quantity == "batch_effect":
-        found = _batch_effect(results, claim, cells)
+        found = _batch_effect(claim, cells)
     else:
-        found = _arc_against_lru(results, claim, cells)
+        found = _arc_against_lru(evidence, claim, cells)
     if not found.points:
         raise _NotRunError("No point with valid cells of both policies.")
-    noise_of_mean = None
-    if tier != "replay" and claim.quantity in ("hit_rate", "ttft"):
-        band = noise.band(results, tier, claim.workload, evidence.mode, claim.quantity)
-        if band is None:
-            raise _NotRunError("No A/A cells (repeats) of it in this run to tell it from noise.")
-        # Each point has cells of its own.
-        noise_of_mean = band / math.sqrt(len(found.points))
-    p = None if claim.expect == "flat" else found.p
-    return replace(found, p=p, noise=noise_of_mean, left_out=invalid)
+    return replace(found, left_out=invalid)
 
 
-def _cells(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> pd.DataFrame:
-    """Return the cells that a claim is about."""
+def _cells(results: Results, claim: Claim, tier: Tier, where: Evidence) -> pd.DataFrame:
+    """Return the cells that a claim is about, repeats left out."""
     here = results.config.name
     if tier not in results.config.tiers:
         raise _NotRunError(f"Config {here} has no tier {tier}.")
-    cells = results.of(tier, claim.workload, evidence.mode)
+    cells = results.of(tier, claim.workload, where.mode)
     cells = cells[(cells["engine"] != _STOCK) & cells["policy"].isin(["lru", "arc"])]
     if cells.empty:
         raise _NotRunError(f"Config {here} has no such cells.")
@@ -351,7 +418,7 @@ def _cells(results: Results, claim: Claim, tier: Tier, evidence: Evidence) -> pd
     if claim.over == "batch_size":
         is_papers = cells["x"].round() == _BATCH_CACHE
         cells = cells[is_papers if is_papers.any() else cells["x"] == cells["x"].min()]
-    elif evidence.mode == "batch":
+    elif where.mode == "batch":
         cells = cells[cells["batch_size"] == 1]
     return cells
 
@@ -396,110 +463,138 @@ def _by_point(claim: Claim, cells: pd.DataFrame) -> list[tuple[float, pd.DataFra
     return [(float(x), own) for x, own in cells.groupby(key) if not papers or x in papers]
 
 
-def _arc_against_lru(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
+def _arc_against_lru(evidence: _Evidence, claim: Claim, cells: pd.DataFrame) -> Measured:
+    quantity: Literal["hit_rate", "ttft"] = "ttft" if claim.quantity == "ttft" else "hit_rate"
     papers = _papers(claim)
-    column = "ttft_ms" if claim.quantity == "ttft" else "cached_tokens"
-    at, sums = [], []
-    for x, own in _by_point(claim, cells):
-        pairs = _pairs(results, own, "arc", "lru")
-        if pairs is not None:
-            at.append(x)
-            sums.append(_cluster_sums(pairs, column))
-    if not at:
-        return Measured([], Interval(math.nan, math.nan, math.nan), 1.0, None)
-    # The same clusters are in all points, since the requests are.
-    common = sums[0].index
-    for one in sums[1:]:
-        common = common.intersection(one.index)
-    if common.empty:
-        raise _NotRunError("No requests that all points have.")
-    # Clusters x points x (ARC, LRU, prompt tokens).
-    stacked = np.stack([one.loc[common].to_numpy(float) for one in sums], axis=1)
-    flat = stacked.reshape(len(stacked), -1)
-
-    def differences(total: _Array) -> _Array:
-        arc, lru, prompt = np.moveaxis(total.reshape(*total.shape[:-1], len(at), 3), -1, 0)
-        found: _Array = 100 * (arc / lru - 1 if claim.quantity == "ttft" else (arc - lru) / prompt)
-        return found
-
-    points = [
-        Point(
-            _at(claim, x),
-            sums_interval(flat, lambda total, i=i: differences(total)[..., i]),  # type: ignore[misc]
-            papers.get(x),
-        )
-        for i, x in enumerate(at)
+    wanted = set(cells["cell"])
+    compared = sorted(
+        (
+            one
+            for one in evidence.comparisons
+            if wanted & set(one.cells)
+            and (quantity == "hit_rate" or one.effect or one.online)
+            and (not papers or _x(claim, one) in papers)
+        ),
+        key=lambda one: _x(claim, one),
+    )
+    points, of_points = [], []
+    for x, group in groupby(compared, lambda one: _x(claim, one)):
+        own = list(group)
+        of_points.append(own)
+        ours = mean_of([evidence.noise.of(one, quantity) for one in own])
+        beside = _beside(own) if quantity == "ttft" else {}
+        points.append(Point(_at(claim, x), ours, _mean(claimed(claim, one) for one in own), beside))
+    if not points:
+        return Measured([], Estimate(math.nan), None)
+    costs = [
+        evidence.noise.of(one, "own_cost")
+        for one in compared
+        if quantity == "ttft" and one.effect is not None
     ]
-    mean = sums_interval(flat, lambda total: differences(total).mean(-1))
-    arc, lru, prompt = np.moveaxis(stacked, -1, 0)
-    scale = lru.sum(0) if claim.quantity == "ttft" else prompt.sum(0)
-    return Measured(points, mean, p_of_mean(((arc - lru) / scale).sum(1)), None)
+    return Measured(
+        points,
+        mean_of([point.ours for point in points]),
+        _mean(point.paper for point in points),
+        _workload(evidence.results, of_points, quantity),
+        mean_of(costs) if costs else None,
+    )
 
 
-def _batch_effect(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
-    points, sums = [], []
-    for policy, name in (("lru", "LRU"), ("arc", "ARC")):
-        own = cells[cells["policy"] == policy]
-        least = own["batch_size"].min()
-        for size in sorted(set(own["batch_size"]) - {least}):
-            both = own[own["batch_size"].isin([least, size])]
-            pairs = _pairs(results, both, size, least, by="batch_size")
-            if pairs is None:
-                continue
-            rows = _cluster_sums(pairs, "cached_tokens").to_numpy(float)
-            points.append(Point(f"{name}, batch size {size:.0f}", sums_interval(rows, _difference)))
-            sums.append(_difference(rows.sum(0)))
-    mean = float(np.mean(sums)) if sums else math.nan
-    return Measured(points, Interval(mean, math.nan, math.nan), None, None)
+def claimed(claim: Claim, one: Comparison) -> float | None:
+    """Return what the paper leads to expect of a comparison, in the claim's unit, if anything.
 
-
-def _difference(total: _Array) -> _Array:
-    found: _Array = 100 * (total[..., 0] - total[..., 1]) / total[..., 2]
-    return found
-
-
-def _pairs(
-    results: Results, cells: pd.DataFrame, one: object, other: object, by: str = "policy"
-) -> pd.DataFrame | None:
-    """Return the requests of both cells of each seed, side by side; None if no seed has both.
-
-    Returns:
-        The requests' columns with ``_one`` and ``_other``, ``seed`` and ``cluster``.
-
+    Of TTFT on a CPU, it is what the paper's line makes of our hit rates; else the paper's value.
     """
-    found = []
-    for seed, own in cells.groupby("seed"):
-        first, second = own[own[by] == one], own[own[by] == other]
-        if first.empty or second.empty:
-            continue
-        both = results.requests(first.iloc[0]).merge(
-            results.requests(second.iloc[0]), on="request", suffixes=("_one", "_other")
+    papers = _papers(claim)
+    if claim.quantity == "hit_rate" or one.tier == "gpu" or not papers:
+        return papers.get(_x(claim, one))
+    model = costmodel.of_paper(paper.stands_in_for(one.workload) or one.workload)
+    assert model is not None
+    of_lru, of_arc = map(model.ttft_ms, one.hit_rates)
+    return 100 * (of_arc / of_lru - 1)
+
+
+def _x(claim: Claim, one: Comparison) -> float:
+    """Return where a claim's points have a comparison."""
+    if claim.over == "cache_tokens":
+        return one.x
+    at = one.batch_size if claim.over == "batch_size" else one.request_rate
+    assert at is not None
+    return at
+
+
+def _beside(own: Sequence[Comparison]) -> dict[str, float | None]:
+    """Return what goes beside an effect through hits, means of the seeds."""
+    return {
+        name: _mean(getattr(one.effect, name) for one in own if one.effect)
+        for name in ("plain", "equal_hits", "did")
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that there are."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _workload(
+    results: Results, of_points: Sequence[Sequence[Comparison]], quantity: str
+) -> Estimate | None:
+    """Return the mean over the points with the error of another draw of the workload, if known."""
+    seeds = set.intersection(*({one.seed for one in own} for own in of_points))
+    if len(seeds) >= _LEAST_SEEDS and quantity == "hit_rate":
+        return _of_mean(
+            [
+                float(np.mean([one.gain for own in of_points for one in own if one.seed == seed]))
+                for seed in sorted(seeds)
+            ]
         )
-        # Valid cells have no others, unless the limit on them is raised.
-        both = both[(both["status_one"] == "ok") & (both["status_other"] == "ok")]
-        found.append(both.assign(seed=seed))
-    if not found:
-        return None
-    pairs = pd.concat(found, ignore_index=True)
-    return pairs.assign(cluster=_clusters(pairs))
+    if quantity == "hit_rate":
+        return _of_sessions(results, [one for own in of_points for one in own])
+    return None
 
 
-def _clusters(pairs: pd.DataFrame) -> "pd.Series[Any]":
-    """Name the cluster of each request: its conversation, its window, or a block of requests."""
-    if pairs["session_one"].notna().all():
-        kind = pairs["session_one"]
-    elif pairs.groupby(["seed", "window_one"]).ngroups >= _WINDOWS:
-        kind = pairs["window_one"]
-    else:
-        # Of whole batches of the largest batch size there is.
-        kind = pairs.groupby("seed")["request"].transform(lambda own: blocks(len(own), 32))
-    return pairs["seed"].astype(str) + "-" + kind.astype(str)
+def _of_sessions(results: Results, compared: Sequence[Comparison]) -> Estimate | None:
+    """Return the mean gain with its error over the conversations; None where there are none."""
+    gains = []
+    cells = results.cells.set_index("cell", drop=False)
+    for one in compared:
+        lru, arc = (
+            results.requests(
+                cells.loc[next(name for name in one.cells if cells["policy"][name] == policy)]
+            )
+            for policy in ("lru", "arc")
+        )
+        if lru["session"].isna().any():
+            return None
+        gain = 100 * (arc["cached_tokens"] - lru["cached_tokens"])
+        gains.append(
+            lru.assign(gain=gain, seed=one.seed)[
+                ["seed", "session", "request", "gain", "prompt_tokens"]
+            ]
+        )
+    requests = pd.concat(gains).groupby(["seed", "session", "request"], as_index=False).mean()
+    found = ratio_interval(
+        requests["gain"],
+        requests["prompt_tokens"],
+        requests.groupby(["seed", "session"]).ngroup(),
+    )
+    # An interval of a bootstrap has no degrees of freedom of its own.
+    return Estimate(found.value, (found.high - found.low) / (2 * 1.96))
 
 
-def _cluster_sums(pairs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the sums over each cluster: of both cells' column and of prompt tokens."""
-    columns = [f"{column}_one", f"{column}_other", "prompt_tokens_one"]
-    return pairs.groupby("cluster")[columns].sum()
+def _batch_effect(claim: Claim, cells: pd.DataFrame) -> Measured:
+    """Compare hit rates by batch size; in tier replay, which repeats exactly."""
+    points = []
+    rates = 100 * cells.groupby(["policy", "batch_size"])["hit_rate"].mean()
+    for policy, name in (("lru", "LRU"), ("arc", "ARC")):
+        own = rates[policy] if policy in rates.index.get_level_values(0) else rates.iloc[:0]
+        for size in list(own.index)[1:]:
+            points.append(
+                Point(f"{name}, batch size {size:.0f}", Estimate(float(own[size] - own.iloc[0])))
+            )
+    mean = float(np.mean([point.ours.value for point in points])) if points else math.nan
+    return Measured(points, Estimate(mean), None)
 
 
 def _t1_windows(results: Results, cell: "pd.Series[Any]", window: int) -> list[_Array]:
@@ -532,20 +627,22 @@ def _t1_median(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
     """Compare medians with the paper's; the effect is the last size's less the first's."""
     papers = _papers(claim)
     shares = {x: own for x, own in _t1(results, claim, cells).items() if x in papers}
-    points, window_medians = [], []
-    for x, of_seeds in shares.items():
-        windows = [row for rows in of_seeds for row in rows]
-        medians = np.array([np.median(row) for row in windows])
-        interval = _of_mean(medians)
-        half = interval.high - interval.value
-        value = float(np.median(np.concatenate(windows)))
-        points.append(Point(_at(claim, x), Interval(value, value - half, value + half), papers[x]))
-        window_medians.append(medians)
-    if len(points) < 2:
-        raise _NotRunError("Fewer than two cache sizes.")
-    rise = window_medians[-1] - window_medians[0]
-    of_paper = [papers[x] for x in shares]
-    return Measured(points, _of_mean(rise), p_of_mean(rise), None, paper=of_paper[-1] - of_paper[0])
+    if len(shares) < 2:
+        raise _NotRunError("Fewer than two of the paper's cache sizes.")
+    windows = {x: [row for rows in of_seeds for row in rows] for x, of_seeds in shares.items()}
+    medians = {x: float(np.median(np.concatenate(rows))) for x, rows in windows.items()}
+    points = [Point(_at(claim, x), Estimate(value), papers[x]) for x, value in medians.items()]
+    first, last = min(shares), max(shares)
+    rise = [
+        float(np.median(above) - np.median(below))
+        for above, below in zip(windows[last], windows[first], strict=True)
+    ]
+    return Measured(
+        points,
+        Estimate(medians[last] - medians[first]),
+        papers[last] - papers[first],
+        _of_mean(rise),
+    )
 
 
 def _t1_swing(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
@@ -556,12 +653,12 @@ def _t1_swing(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
             [_correlation(one, other) for rows in of_seeds for one, other in pairwise(rows[1:])]
         )
         if len(alike):
-            points.append(Point(_at(claim, x), _of_mean(alike)))
+            points.append(Point(_at(claim, x), Estimate(float(alike.mean()))))
             of_sizes.append(alike)
     if not points:
         raise _NotRunError("Fewer than three windows.")
     mean = np.mean(of_sizes, axis=0)
-    return Measured(points, _of_mean(mean), p_of_mean(mean), None)
+    return Measured(points, Estimate(float(mean.mean())), None, _of_mean(mean))
 
 
 def _correlation(one: _Array, other: _Array) -> float:
@@ -571,6 +668,9 @@ def _correlation(one: _Array, other: _Array) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def _of_mean(values: _Array) -> Interval:
-    mean, half = mean_interval(list(values))
-    return Interval(mean, mean - half, mean + half)
+def _of_mean(values: Iterable[float]) -> Estimate | None:
+    """Return the mean of values that are independent, with its error; None of a single one."""
+    each = np.asarray(list(values), float)
+    if len(each) < 2:
+        return None
+    return Estimate(float(each.mean()), float(stats.sem(each)), len(each) - 1)

@@ -1,52 +1,207 @@
-"""Noise: within what equal cells of one run differ (A/A), for whatever differs by no more.
+"""Noise: what a number would differ by if the same machine measured it again.
 
-A difference between policies counts where it is larger than that between cells that do not differ.
+It is estimated in two ways, and the larger counts. **Engines**: each of a comparison's cells is
+an engine of its own, and what each says by itself spreads about what they say together.
+**Runs**: the same comparison in other runs on the same machine, kept in a table (``write``; the
+shipped one is ``reference/noise.csv``), differs by all that changes between runs. Both are pooled
+over all comparisons of a workload, mode and batch size, each weighted by its degrees of freedom,
+since one comparison has two or three engines, and a variance of so few is no more than a guess.
 """
 
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
+from harness.analysis.comparisons import Comparison, compare
 from harness.analysis.results import Results
-from harness.analysis.stats import noise_band
+from harness.analysis.stats import Estimate
 from harness.cell import Tier
+from harness.errors import HarnessError
 from harness.load.spec import Mode
 
-Kind = Literal["hit_rate", "ttft"]
-# Cells are equal that differ in none of these, nor in their load: repeats, and patched and
-# unpatched vLLM under LRU.
-_KEYS = ["mode", "batch_size", "request_rate", "cache_tokens", "seed", "policy"]
+Quantity = Literal["hit_rate", "ttft", "own_cost"]
+COLUMNS = [
+    "run",
+    "machine",
+    "workload",
+    "mode",
+    "batch_size",
+    "comparison",
+    "seed",
+    "quantity",
+    "kind",
+    "value",
+]
+# With fewer, a standard deviation is off by a factor of two as often as not.
+_LEAST_DF = 2
+_ENGINE, _TOGETHER = "engine", "together"
 
 
-def band(results: Results, tier: Tier, workload: str, mode: Mode, kind: Kind) -> float | None:
-    """Return how far from each other two equal cells are in 95 % of cases, at most.
+@dataclass(frozen=True)
+class _Pooled:
+    variance: float
+    df: int
 
-    All pairs of a workload and mode are taken together, of whatever size: there are few. Of other
-    workloads none are: a mean over fewer requests has more noise. Nor of other modes: a server and
-    its client have more than an engine in process, and in traffic it adds up in queues.
+
+class Noise:
+    """The noise of a run.
 
     Args:
-        results: The results.
-        tier: A tier with a clock.
-        workload: A workload.
-        mode: A mode.
-        kind: ``ttft``: of mean TTFT; ``hit_rate``.
-
-    Returns:
-        In percent of TTFT, in points of hit rate; None if there is no pair.
+        comparisons: Of the run.
+        history: A table as ``of_run`` gives it, of other runs; what it has of this run is left out.
 
     """
-    differences: list[float] = []
-    cells = pd.concat([results.of(tier, workload, mode), results.again(tier, workload, mode)])
-    cells = cells[cells["valid"]]
-    loads = cells["cell"].map(lambda name: results.load(name).model_dump_json())
-    for _, equal in cells.groupby([*_KEYS, loads.rename("load")], dropna=False):
-        differences += _differences(equal, kind)
-    return noise_band(differences)
+
+    def __init__(self, comparisons: Sequence[Comparison], history: pd.DataFrame) -> None:
+        self._own = of_run(comparisons)
+        others = history[~history["run"].isin(self._own["run"].unique())]
+        self._all = pd.concat([others, self._own]) if len(others) else self._own
+
+    def of(self, comparison: Comparison, quantity: Quantity) -> Estimate:
+        """Return a comparison's number with its standard error.
+
+        The error is not a number where nothing was measured twice; that of a hit rate is then 0,
+        since hits repeat exactly unless they are seen not to.
+        """
+        if comparison.tier == "replay":
+            return Estimate(comparison.gain)
+        if quantity == "hit_rate":
+            value, engines = comparison.gain, len(comparison.gains)
+        elif comparison.online is not None:
+            value, engines = comparison.online.value, 0
+        else:
+            assert comparison.effect is not None
+            effect = comparison.effect
+            value = effect.value if quantity == "ttft" else effect.own_cost
+            engines = len(effect.of_engines)
+        found = [
+            estimate
+            for estimate in (
+                self._between_engines(comparison, quantity, value, engines),
+                self._between_runs(comparison, quantity, value),
+                comparison.online if quantity == "ttft" else None,
+            )
+            if estimate is not None and estimate.df >= _LEAST_DF
+        ]
+        if not found:
+            exact = quantity == "hit_rate"
+            return Estimate(value, 0.0 if exact else math.nan, math.inf if exact else 0)
+        return max(found, key=lambda estimate: estimate.error)
+
+    def _between_engines(
+        self, comparison: Comparison, quantity: Quantity, value: float, engines: int
+    ) -> Estimate | None:
+        own, known = (
+            _pool(_alike(table, comparison, quantity, _ENGINE), ["run", "comparison", "seed"])
+            for table in (self._own, self._all)
+        )
+        if known is None or not engines:
+            return None
+        # This machine may be noisier today than those of the table were.
+        if own is not None and own.df >= _LEAST_DF and own.variance > known.variance:
+            known = own
+        # ARC's own cost is a difference of two means, LRU's the one that is known.
+        share = 1 / engines if quantity != "own_cost" else 1 + 1 / max(1, engines - 1)
+        return Estimate(value, math.sqrt(known.variance * share), known.df)
+
+    def _between_runs(
+        self, comparison: Comparison, quantity: Quantity, value: float
+    ) -> Estimate | None:
+        alike = _alike(self._all, comparison, quantity, _TOGETHER)
+        pooled = _pool(alike, ["machine", "comparison", "seed"])
+        return None if pooled is None else Estimate(value, math.sqrt(pooled.variance), pooled.df)
 
 
-def _differences(equal: pd.DataFrame, kind: Kind) -> list[float]:
-    """Return how far others are from the first of equal cells."""
-    column = "ttft_mean_ms" if kind == "ttft" else "hit_rate"
-    first, *others = equal.sort_values(["repeat", "engine"])[column]
-    return [100 * (other / first - 1 if kind == "ttft" else other - first) for other in others]
+def _alike(
+    table: pd.DataFrame, comparison: Comparison, quantity: Quantity, kind: str
+) -> pd.DataFrame:
+    chosen = (table["mode"] == comparison.mode) & (table["workload"] == comparison.workload)
+    chosen &= (table["quantity"] == quantity) & (table["kind"] == kind)
+    if comparison.batch_size is not None:
+        chosen &= table["batch_size"] == comparison.batch_size
+    found: pd.DataFrame = table[chosen]
+    return found
+
+
+def _pool(table: pd.DataFrame, keys: list[str]) -> _Pooled | None:
+    """Return the variance within groups, pooled; None if no group has two values."""
+    groups = table.groupby(keys)["value"]
+    df = int((groups.size() - 1).sum())
+    if not df:
+        return None
+    squares = float((groups.var(ddof=0) * groups.size()).sum())
+    return _Pooled(squares / df, df)
+
+
+def of_run(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Return a run's numbers, a row for each engine and one for all together, by ``COLUMNS``.
+
+    ``value`` is in points of hit rate, else in percent of LRU's TTFT.
+    """
+    if not comparisons:
+        return pd.DataFrame(columns=COLUMNS)
+    run = min(comparison.measured for comparison in comparisons)
+    rows = []
+    for one in comparisons:
+        if one.tier == "replay":
+            continue
+        head = (run, one.machine, one.workload, one.mode, one.batch_size, one.name, one.seed)
+        values: dict[str, tuple[Sequence[float], float]] = {"hit_rate": (one.gains, one.gain)}
+        if one.online is not None:
+            values["ttft"] = ((), one.online.value)
+        if one.effect is not None:
+            values["ttft"] = (one.effect.of_engines, one.effect.value)
+            residuals = tuple(100 * np.expm1(one.effect.residuals))
+            values["own_cost"] = (residuals, one.effect.own_cost)
+        for quantity, (engines, together) in values.items():
+            rows += [(*head, quantity, _ENGINE, value) for value in engines]
+            rows.append((*head, quantity, _TOGETHER, together))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read(path: Path | None) -> pd.DataFrame:
+    """Read the table of other runs; an empty one if there is none.
+
+    Raises:
+        HarnessError: if the file is damaged, or was named and is not there.
+
+    """
+    if path is None:
+        return pd.DataFrame(columns=COLUMNS)
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{path}: no table of noise: {error}") from None
+    if list(table.columns) != COLUMNS:
+        raise HarnessError(f"{path}: columns {list(table.columns)}, not {COLUMNS}")
+    return table
+
+
+def add(table: pd.DataFrame, comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write a table with a run's numbers added, or put in the place of those it has of that run."""
+    own = of_run(comparisons)
+    others = table[~table["run"].isin(own["run"].unique())]
+    partial = path.with_name(f".{path.name}.partial")
+    pd.concat([others, own] if len(others) else [own]).to_csv(partial, index=False)
+    os.replace(partial, path)
+
+
+def band(results: Results, tier: Tier, workload: str, mode: Mode) -> float | None:
+    """Return within how many percent two equal cells' mean TTFT lie in 95 % of cases.
+
+    Once corrected by the line for what they had to compute, cells of LRU differ by noise alone.
+    All of a workload and mode are taken together; None if there are too few.
+    """
+    own = of_run(compare(results, tier, workload, mode))
+    pooled = _pool(
+        own[(own["quantity"] == "own_cost") & (own["kind"] == _ENGINE)], ["comparison", "seed"]
+    )
+    if pooled is None or pooled.df < _LEAST_DF:
+        return None
+    return Estimate(0, math.sqrt(2 * pooled.variance), pooled.df).interval().high

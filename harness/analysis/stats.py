@@ -1,5 +1,6 @@
 """Means, percentiles, and how sure they are."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,44 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Estimate(NamedTuple):
+    """A number, its standard error, and the degrees of freedom with which that is known.
+
+    An error of 0: it repeats exactly. One that is not a number: nobody knows.
+    """
+
+    value: float
+    error: float = 0.0
+    df: float = math.inf
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Return its interval by Student's t; from minus to plus infinity if nobody knows."""
+        if not self.error:
+            return Interval(self.value, self.value, self.value)
+        if math.isnan(self.error):
+            return Interval(self.value, -math.inf, math.inf)
+        half = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.error
+        return Interval(self.value, self.value - half, self.value + half)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of independent estimates.
+
+    Its degrees of freedom are Satterthwaite's (*Biometrics Bulletin* 2, 1946).
+    """
+    squares = [estimate.error**2 for estimate in estimates]
+    value = float(np.mean([estimate.value for estimate in estimates]))
+    total = sum(squares)
+    if not total:
+        return Estimate(value)
+    if math.isnan(total):
+        return Estimate(value, math.nan, 0)
+    df = total**2 / sum(
+        square**2 / estimate.df for square, estimate in zip(squares, estimates, strict=True)
+    )
+    return Estimate(value, math.sqrt(total) / len(estimates), df)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -87,52 +126,11 @@ def ratio_interval(
     return _bootstrap(lambda drawn: above(drawn) / below(drawn), numbers)
 
 
-def sums_interval(sums: npt.ArrayLike, statistic: Callable[[_Array], _Array]) -> Interval:
-    """Return a statistic of sums over clusters, as a ratio of two is, with its 95 % interval.
-
-    Args:
-        sums: A row a cluster.
-        statistic: What to work out of the total of the rows, over the last axis.
-
-    """
-    rows = np.asarray(sums, float)
-    return _bootstrap(lambda drawn: statistic(rows[drawn].sum(-2)), np.arange(len(rows)))
-
-
-def p_of_mean(values: npt.ArrayLike) -> float:
-    """Return the two-sided p-value of a mean of zero, by Student's t; 1 of fewer than two values.
-
-    Args:
-        values: One a cluster.
-
-    """
-    found = np.asarray(values, float)
-    if len(found) < 2:
-        return 1.0
-    # Of values that are all the same there is nothing to estimate: 0, or if they are 0, 1.
-    if np.ptp(found) == 0:
-        return float(found[0] == 0)
-    return float(stats.ttest_1samp(found, 0).pvalue)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for how many there are (Holm, Scand. J. Statist. 6, 1979)."""
     if not p_values:
         return []
     return [float(p) for p in multipletests(p_values, method="holm")[1]]
-
-
-def noise_band(differences: Sequence[float]) -> float | None:
-    """Return within what equal cells differ in 95 % of cases, up or down; None without any pair.
-
-    Args:
-        differences: Of pairs of equal cells (A/A); their mean is known to be 0.
-
-    """
-    if not differences:
-        return None
-    factor = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences))
-    return float(factor * np.sqrt(np.mean(np.square(differences))))
 
 
 def blocks(count: int, multiple: int = 1) -> _Array:

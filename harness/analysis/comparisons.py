@@ -1,0 +1,174 @@
+"""ARC against LRU under one load, cache size and seed: what claims are judged by."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from harness.analysis import costline
+from harness.analysis.costline import Effect
+from harness.analysis.results import Results
+from harness.analysis.stats import Estimate, blocks
+from harness.cell import Tier
+from harness.load.spec import Mode, OpenLoop
+
+_STOCK = "vllm-stock"
+_KEYS = ["tier", "workload", "mode", "batch_size", "request_rate", "x", "seed"]
+
+_Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells that got the same requests: at least one of LRU and one of ARC, and their repeats.
+
+    ``x`` is the cache size in thousand tokens at the paper's scale, rounded; ``hit_rates`` are
+    LRU's and ARC's (fraction). ``gains`` is ARC's less LRU's in points, against each cell of LRU.
+    Of times, where there are any, ``effect`` is through hits (batches), ``online`` the ratio of
+    means in percent less 100 with what equal cells say of its error (open loop).
+    """
+
+    tier: Tier
+    workload: str
+    mode: Mode
+    batch_size: float | None
+    request_rate: float | None
+    x: float
+    seed: int
+    measured: str
+    machine: str
+    cells: tuple[str, ...]
+    hit_rates: tuple[float, float]
+    gains: tuple[float, ...]
+    effect: Effect | None
+    online: Estimate | None
+
+    @property
+    def gain(self) -> float:
+        """ARC's hit rate less LRU's, in points."""
+        return float(np.mean(self.gains))
+
+    @property
+    def name(self) -> str:
+        """What names it in every run."""
+        at = [self.tier, self.workload, self.mode, self.batch_size, self.request_rate, self.x]
+        return " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in at)
+
+
+def compare(
+    results: Results,
+    tier: Tier | None = None,
+    workload: str | None = None,
+    mode: Mode | None = None,
+) -> list[Comparison]:
+    """Return every comparison that valid cells of a run allow, but of a closed loop.
+
+    There, when a request is sent depends on the answers before it, so that no two cells get the
+    same traffic.
+
+    Args:
+        results: Of the run.
+        tier: Of this one only, if given; and so on.
+        workload: A workload.
+        mode: A mode.
+
+    Raises:
+        HarnessError: if a cell's files are damaged, or cells of different origin would be compared.
+
+    """
+    found = []
+    known = results.cells[results.cells["mode"] != "closed-loop"]
+    for key, _ in known.groupby(["tier", "workload", "mode"], sort=False):
+        wanted = (tier, workload, mode)
+        if any(one not in (None, has) for one, has in zip(wanted, key, strict=True)):
+            continue
+        cells = pd.concat([results.of(*key), results.again(*key)])
+        cells = cells[cells["valid"] & (cells["engine"] != _STOCK)]
+        cells = cells.assign(
+            x=cells["x"].round(),
+            load=[results.load(name).model_dump_json() for name in cells["cell"]],
+        )
+        for _, own in cells.groupby([*_KEYS, "load"], dropna=False, sort=False):
+            lru, arc = (own[own["policy"] == policy] for policy in ("lru", "arc"))
+            if not (lru.empty or arc.empty):
+                found.append(_comparison(results, lru, arc))
+    return found
+
+
+def _comparison(results: Results, lru: pd.DataFrame, arc: pd.DataFrame) -> Comparison:
+    first = lru.iloc[0]
+    both = pd.concat([lru, arc])
+    effect = online = None
+    if both["ttft_kind"].eq("measured").all():
+        base, policy = (
+            [results.requests(cell) for _, cell in cells.iterrows()] for cells in (lru, arc)
+        )
+        base, policy = _same_requests(base, policy)
+        load = results.load(first["cell"])
+        if isinstance(load, OpenLoop):
+            online = _online(base, policy, load.turn_requests)
+        else:
+            effect = costline.effect(base, policy, int(first["batch_size"]))
+    of_arc = arc["hit_rate"].mean()
+    return Comparison(
+        tier=first["tier"],
+        workload=first["workload"],
+        mode=first["mode"],
+        batch_size=_number(first["batch_size"]),
+        request_rate=_number(first["request_rate"]),
+        x=float(first["x"]),
+        seed=int(first["seed"]),
+        measured=str(both["measured_at"].min()),
+        machine=str(first["machine"]),
+        cells=tuple(both["cell"]),
+        hit_rates=(float(lru["hit_rate"].mean()), float(of_arc)),
+        gains=tuple(100 * (of_arc - lru["hit_rate"])),
+        effect=effect,
+        online=online,
+    )
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _same_requests(
+    base: Sequence[pd.DataFrame], policy: Sequence[pd.DataFrame]
+) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    """Keep the requests that succeeded in all cells: all, unless the limit on faults is raised."""
+    common = set.intersection(
+        *(set(one.loc[one["status"] == "ok", "request"]) for one in (*base, *policy))
+    )
+    kept = [one[one["request"].isin(common)].reset_index(drop=True) for one in (*base, *policy)]
+    return kept[: len(base)], kept[len(base) :]
+
+
+def _online(
+    base: Sequence[pd.DataFrame], policy: Sequence[pd.DataFrame], turn_requests: int | None
+) -> Estimate:
+    """Compare mean TTFT in an open loop, where requests wait for each other and no line holds.
+
+    Requests of one turn share a queue, those of two turns nothing but the machine: turns are what
+    is independent. What equal cells differ by from turn to turn is the noise of one cell's turn.
+    """
+    count = len(base[0])
+    turn = blocks(count) if turn_requests is None else np.arange(count) // turn_requests
+
+    def sums(cells: Sequence[pd.DataFrame]) -> _Array:
+        return np.array([np.bincount(turn, weights=one["ttft_ms"]) for one in cells], float)
+
+    of_base, of_policy = sums(base), sums(policy)
+    total = of_base.mean(axis=0).sum()
+    value = 100 * (of_policy.mean(axis=0).sum() / total - 1)
+    if len(base) < 2:
+        return Estimate(value, math.nan, 0)
+    turns = of_base.shape[1]
+    df = turns * (len(base) - 1)
+    variance = ((of_base - of_base.mean(axis=0)) ** 2).sum() / df
+    # Of the difference of two means of cells, over all turns.
+    error = math.sqrt(variance * turns * (1 / len(base) + 1 / len(policy)))
+    return Estimate(float(value), 100 * error / total, df)

@@ -1,0 +1,132 @@
+"""The measured cost line: TTFT from what had to be computed, fitted on the cells of one group.
+
+A policy changes TTFT through what is cached, so its effect is the line's value at what it left to
+compute, over the line's at what LRU left, request by request. What a machine does meanwhile moves
+single requests, and a mean of theirs with it, but hardly a line through all requests of all cells
+of the group: on five runs the estimate differed by a fifth to two thirds of what the ratio of means
+did. Of batches, TTFT depends on all that was sent together: their means take the place of requests.
+
+A line for each engine by itself tells how sure that is: the engines are independent, and all see
+the same requests. (``costmodel`` is another line, through the paper's points.)
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from statsmodels.robust.norms import HuberT
+from statsmodels.robust.robust_linear_model import RLM
+from statsmodels.tools.sm_exceptions import ConvergenceWarning
+
+# Fewer requests or batches with equal hits say nothing.
+_LEAST_EQUAL = 8
+_PARAMETERS = 3
+
+_Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a policy does to mean TTFT, in percent of LRU's, less 100.
+
+    ``value`` is through hits, by the line of all cells; ``of_engines`` the same by the line of each
+    cell alone. ``plain`` is the ratio of means. ``equal_hits`` is that over requests (batches) that
+    computed as much under both: the policy's own cost, 0 if it has none; ``did`` the difference in
+    differences, the effect on the others less that on these, weighted by how many they are, which
+    needs no line; both None where too few are equal. ``residuals`` has of each cell of LRU the
+    logarithm of its mean TTFT over the line's, and ``own_cost`` the policy's less their mean, in
+    percent: how much slower it is than its hits say.
+    """
+
+    value: float
+    of_engines: tuple[float, ...]
+    plain: float
+    equal_hits: float | None
+    did: float | None
+    residuals: tuple[float, ...]
+    own_cost: float
+
+
+def effect(
+    base: Sequence[pd.DataFrame], policy: Sequence[pd.DataFrame], batch_size: int
+) -> Effect | None:
+    """Compare a policy's cells with LRU's; None of so few requests that there is no line.
+
+    Args:
+        base: The requests of each cell of LRU (``Results.requests``), the same in all.
+        policy: Those of each cell of the policy.
+        batch_size: Requests sent together.
+
+    """
+    of_cells = [units(requests, batch_size) for requests in (*base, *policy)]
+    if len(of_cells[0]) <= _PARAMETERS:
+        return None
+    at_base = np.mean([terms(one) for one in of_cells[: len(base)]], axis=0)
+    at_policy = np.mean([terms(one) for one in of_cells[len(base) :]], axis=0)
+    line = fit(of_cells)
+
+    def through_hits(parameters: _Array) -> float:
+        of_policy, of_base = (at_policy @ parameters).mean(), (at_base @ parameters).mean()
+        return float(100 * (of_policy / of_base - 1))
+
+    residuals = [
+        float(np.log(one["ttft_ms"].mean() / (terms(one) @ line).mean())) for one in of_cells
+    ]
+    of_base = residuals[: len(base)]
+    ttft_base, ttft_policy = (
+        np.mean([one["ttft_ms"] for one in part], axis=0)
+        for part in (of_cells[: len(base)], of_cells[len(base) :])
+    )
+    equal = np.all([one["uncached"] == of_cells[0]["uncached"] for one in of_cells], axis=0)
+    equal_hits = did = None
+    if equal.sum() >= _LEAST_EQUAL:
+        own = ttft_policy[equal].mean() - ttft_base[equal].mean()
+        equal_hits = float(100 * own / ttft_base[equal].mean())
+        if not equal.all():
+            rest = (ttft_policy - ttft_base)[~equal].mean() - own
+            did = float(100 * rest * (~equal).mean() / ttft_base.mean())
+    return Effect(
+        value=through_hits(line),
+        of_engines=tuple(through_hits(fit([one])) for one in of_cells),
+        plain=float(100 * (ttft_policy.mean() / ttft_base.mean() - 1)),
+        equal_hits=equal_hits,
+        did=did,
+        residuals=tuple(of_base),
+        own_cost=float(100 * np.expm1(np.mean(residuals[len(base) :]) - np.mean(of_base))),
+    )
+
+
+def units(requests: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+    """Return the means of each batch: TTFT, uncached tokens, and these times the prompt's."""
+    uncached = (requests["prompt_tokens"] - requests["cached_tokens"]).astype(float)
+    columns: Mapping[str, object] = {
+        "ttft_ms": requests["ttft_ms"],
+        "uncached": uncached,
+        "uncached_prompt": uncached * requests["prompt_tokens"],
+    }
+    return pd.DataFrame(columns).groupby(np.arange(len(requests)) // batch_size).mean()
+
+
+def terms(means: pd.DataFrame) -> _Array:
+    """Return what the line is a sum of: a constant, the linear layers' work, attention's."""
+    work = means[["uncached", "uncached_prompt"]].to_numpy(float)
+    return np.column_stack([np.ones(len(work)), work])
+
+
+def fit(of_cells: Sequence[pd.DataFrame]) -> _Array:
+    """Fit the line robustly (Huber, *Annals of Mathematical Statistics* 35, 1964)."""
+    work = np.concatenate([terms(one) for one in of_cells])
+    ttft = np.concatenate([one["ttft_ms"].to_numpy(float) for one in of_cells])
+    # Terms of one size, or the fit is ill-conditioned.
+    size = np.maximum(work.mean(axis=0), 1e-9)
+    with warnings.catch_warnings():
+        # Of points on a line there is no scale to be robust against.
+        for kind in (ConvergenceWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", kind)
+        found: _Array = np.asarray(RLM(ttft, work / size, M=HuberT()).fit().params) / size
+    if not np.isfinite(found).all():
+        found = np.linalg.lstsq(work / size, ttft, rcond=None)[0] / size
+    return found

@@ -1,0 +1,203 @@
+"""How often the verdicts are right: runs are made up whose truth is known, and judged.
+
+A made-up run has the cells of the shipped one (``reference/cpu``), with their requests and hits.
+Their times are made anew, so that through hits ARC has all, half or none of the effect that is
+claimed (the *truth*). On that lie, at each request or batch, a deviation drawn from the cell's own,
+and on each engine's effect and each run's a normal deviation of the standard error that the shipped
+runs have (``reference/noise.csv``). They are then judged by the functions that judge real ones, from
+the fit of the line on, each with three more made-up runs for a history, as the shipped table has.
+
+Hit rates are made up by the same truth; they have next to no noise. Claims that there is no effect,
+and those of T1's share, which are of one exact replay, are not here.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from harness.analysis import claims, comparisons, costline, noise
+from harness.analysis import results as analysis_results
+from harness.analysis.claims import Claim
+from harness.analysis.comparisons import Comparison
+from harness.analysis.costline import Effect
+from harness.analysis.noise import Noise
+from harness.analysis.results import Results
+from harness.analysis.stats import Estimate
+from harness.bench import results
+from harness.bench.results import Result
+from harness.cell import Tier
+from harness.errors import HarnessError
+from harness.load.spec import Mode
+
+_REFERENCE = Path("reference")
+_RUNS = 400
+_HISTORY = 3
+_SEED = 42
+_TRUTHS = {"none": 0.0, "half": 0.5, "all": 1.0}
+# id and quantity of what a run has to decide, and of what it has to tell half from all.
+_DECIDED = {("C1", "hit_rate"), ("C2", "ttft"), ("C5", "ttft")}
+_TOLD_FROM_HALF = {("C2", "ttft"), ("C5", "ttft")}
+
+_Array = npt.NDArray[np.float64]
+
+
+def run(build: Path, output: Path) -> list[Result]:
+    """Make up runs, judge them, and write how often a verdict is wrong.
+
+    Args:
+        build: Not needed.
+        output: JSON file to write.
+
+    Raises:
+        HarnessError: if there are no reference results.
+
+    """
+    folder = _REFERENCE / "cpu"
+    if not folder.is_dir():
+        raise HarnessError(f"{folder}: not there; run this in the project's folder")
+    found = analysis_results.read(folder / "config.yaml", folder)
+    measured = simulate(found, noise.read(_REFERENCE / "noise.csv"), _RUNS)
+    results.write(output, measured)
+    return measured
+
+
+def simulate(found: Results, history: pd.DataFrame, runs: int) -> list[Result]:
+    """Return how often verdicts on made-up runs are wrong, in percent.
+
+    Args:
+        found: What the runs are made of.
+        history: The noise of runs like that.
+        runs: How many to make up of each truth.
+
+    """
+    compared = comparisons.compare(found)
+    known = noise.Noise(compared, history)
+    measured: list[Result] = []
+    for claim in claims.read():
+        if claim.expect == "flat" or claim.quantity not in ("hit_rate", "ttft"):
+            continue
+        for tier, where in claim.tiers.items():
+            one = claim.model_copy(update={"tiers": {tier: where}})
+            own = [each for each in compared if _is_of(each, claim, tier, where.mode)]
+            (row,) = claims.judge_compared(found, own, history, [one])
+            if row["verdict"] != "not run":
+                models = [_model(found, claim, each, known) for each in own]
+                verdicts = {
+                    truth: _verdicts(found, one, models, share, runs)
+                    for truth, share in _TRUTHS.items()
+                }
+                measured += _results(claim, tier, verdicts, runs)
+    return measured
+
+
+def _is_of(one: Comparison, claim: Claim, tier: Tier, mode: Mode) -> bool:
+    return (one.tier, one.workload, one.mode) == (tier, claim.workload, mode)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A comparison of which runs are made up.
+
+    ``claimed`` is the effect at its full size, in the claim's unit, ``known`` what was measured,
+    with its error. Of batches, ``work`` has of each cell what the line says of each unit (request
+    or batch) but for its constant, and ``deviations`` LRU's cells' from the line, as shares.
+    """
+
+    comparison: Comparison
+    claimed: float
+    known: Estimate
+    requests: Sequence[pd.DataFrame] = ()
+    num_base: int = 0
+    work: Sequence[_Array] = ()
+    deviations: _Array = field(default_factory=lambda: np.zeros(1))
+
+    def made(self, truth: float, number: int, rng: np.random.Generator) -> Comparison:
+        """Return it in a made-up run, in which so much of the effect is true."""
+        error = 0.0 if math.isnan(self.known.error) else self.known.error
+        of_run = truth * self.claimed + rng.normal(0, error)
+        one = replace(self.comparison, measured=f"made-up {number}")
+        if self.work:
+            return replace(one, effect=self._effect(of_run, error, rng))
+        if one.online is not None:
+            seen = error * (rng.chisquare(self.known.df) / self.known.df) ** 0.5
+            return replace(one, online=Estimate(of_run, seen, self.known.df))
+        return replace(one, gains=(of_run,) * len(one.gains))
+
+    def _effect(self, of_run: float, error: float, rng: np.random.Generator) -> Effect:
+        base = np.mean(self.work[: self.num_base])
+        saved = np.mean(self.work[self.num_base :]) - base
+        size = int(self.comparison.batch_size or 1)
+        cells = []
+        for requests, work in zip(self.requests, self.work, strict=True):
+            of_engine = of_run + rng.normal(0, error * len(self.work) ** 0.5)
+            ttft = 1 + of_engine / 100 * (work - base) / saved
+            ttft = ttft * (1 + rng.choice(self.deviations, len(work)))
+            cells.append(requests.assign(ttft_ms=100 * np.repeat(ttft, size)[: len(requests)]))
+        effect = costline.effect(cells[: self.num_base], cells[self.num_base :], size)
+        assert effect is not None
+        return effect
+
+
+def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Model:
+    measured = known.of(one, "ttft" if claim.quantity == "ttft" else "hit_rate")
+    of_paper = claims.claimed(claim, one)
+    size = measured.value if of_paper is None else of_paper
+    if claim.quantity != "ttft" or one.effect is None:
+        return _Model(one, size, measured)
+    cells = found.cells.set_index("cell", drop=False)
+    requests = [found.requests(cells.loc[name]) for name in one.cells]
+    num_base = int((cells.loc[list(one.cells), "policy"] == "lru").sum())
+    units = [costline.units(own, int(one.batch_size or 1)) for own in requests]
+    line = costline.fit(units)
+    of_base = pd.concat(units[:num_base])
+    deviations = of_base["ttft_ms"].to_numpy(float) / (costline.terms(of_base) @ line) - 1
+    return _Model(
+        comparison=one,
+        claimed=size,
+        known=measured,
+        requests=requests,
+        num_base=num_base,
+        work=[costline.terms(own)[:, 1:] @ line[1:] for own in units],
+        deviations=deviations - deviations.mean(),
+    )
+
+
+def _verdicts(
+    found: Results, claim: Claim, models: Sequence[_Model], truth: float, runs: int
+) -> Counter[str]:
+    """Return how many of so many made-up runs have which verdict on a claim."""
+    rng = np.random.default_rng(_SEED)
+    made = [[one.made(truth, number, rng) for one in models] for number in range(runs + _HISTORY)]
+    tables = [noise.of_run(compared) for compared in made]
+    verdicts: Counter[str] = Counter()
+    for number in range(runs):
+        before = pd.concat(tables[number + 1 : number + 1 + _HISTORY])
+        (row,) = claims.judge_compared(found, made[number], before, [claim])
+        verdicts[row["verdict"]] += 1
+    return verdicts
+
+
+def _results(
+    claim: Claim, tier: Tier, verdicts: Mapping[str, Counter[str]], runs: int
+) -> Iterable[Result]:
+    name, key = f"{claim.id} {tier} {claim.quantity}", (claim.id, claim.quantity)
+
+    def missed(truth: str, verdict: str) -> float:
+        return 100 * (1 - verdicts[truth][verdict] / runs)
+
+    unit = "% of runs"
+    yield Result(f"{name}, no effect: reproduced", 100 - missed("none", "reproduced"), unit, 1)
+    if claim.margins is not None:
+        most = 10 if key in _DECIDED else None
+        yield Result(f"{name}, all of it: not reproduced", missed("all", "reproduced"), unit, most)
+        told = key in _TOLD_FROM_HALF
+        wrong = 100 - missed("half", "reproduced")
+        yield Result(f"{name}, half of it: reproduced", wrong, unit, 5 if told else None)
+        off = missed("half", "smaller")
+        yield Result(f"{name}, half of it: not smaller", off, unit, 20 if told else None)
