@@ -171,6 +171,9 @@ def _parser() -> argparse.ArgumentParser:
 
     verdicts = commands.add_parser("claims", help="print the table of claims and verdicts")
     verdicts.add_argument("verdicts", type=Path, help="claims.json of `harness judge`")
+    verdicts.add_argument(
+        "--markdown", action="store_true", help="only what was judged, in Markdown"
+    )
     verdicts.set_defaults(run=_claims)
 
     gate = commands.add_parser("gate", help="hold tonight's claims against the nights before")
@@ -315,7 +318,11 @@ def _reference(arguments: argparse.Namespace) -> None:
 def _claims(arguments: argparse.Namespace) -> None:
     from harness.analysis import claims, terminal
 
-    terminal.show(claims.load(arguments.verdicts))
+    judged = claims.load(arguments.verdicts)
+    if arguments.markdown:
+        print(terminal.markdown(judged))
+    else:
+        terminal.show(judged)
 
 
 def _data(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The table of claims that a terminal shows."""
+"""The table of claims, for a terminal and in Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from rich.table import Table
 # To a file or a pipe, as wide as the table needs.
 _WIDTH = 170
 _KEY = (
-    "share: ours / the paper's effect; what is exact has no interval. power: the chance in percent of "
-    '"reproduced" in such a run if the paper\'s effect is true / half of it / none.'
+    "share: ours / the paper's effect; what is exact has no interval. power: the chance in percent "
+    'of "reproduced" in such a run if the paper\'s effect is true / half of it / none.'
 )
 
 
@@ -44,6 +44,26 @@ def show(judged: Sequence[Mapping[str, Any]]) -> None:
             console.print(f"{which}: {row['reason']}", soft_wrap=True)
     for reason, claims in not_run.items():
         console.print(f"Not run: {', '.join(dict.fromkeys(claims))}. {reason}", soft_wrap=True)
+
+
+def markdown(judged: Sequence[Mapping[str, Any]]) -> str:
+    """Return the claims that were judged as a table in Markdown."""
+    lines = [
+        "| claim | tier | paper | ours | share [95 %] | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in judged:
+        if row["verdict"] != "not run":
+            cells = (
+                f"{row['id']}: {row['claim']}",
+                f"`{row['tier']}`",
+                _value(row, "paper"),
+                _value(row, "ours"),
+                _share(row),
+                f"**{row['verdict']}**",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _value(row: Mapping[str, Any], key: str) -> str:

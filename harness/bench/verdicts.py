@@ -4,8 +4,8 @@ A made-up run has the cells of the shipped one (``reference/cpu``), with their r
 Their times are made anew, so that through hits ARC has all, half or none of the effect that is
 claimed (the *truth*). On that lie, at each request or batch, a deviation drawn from the cell's own,
 and on each engine's effect and each run's a normal deviation of the standard error that the shipped
-runs have (``reference/noise.csv``). They are then judged by the functions that judge real ones, from
-the fit of the line on, each with three more made-up runs for a history, as the shipped table has.
+runs have (``reference/noise.csv``). They are judged by the functions that judge real ones, from the
+fit of the line on, each with three more made-up runs for a history, as the shipped table has.
 
 Hit rates are made up by the same truth; they have next to no noise. Claims that there is no effect,
 and those of T1's share, which are of one exact replay, are not here.
