@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ def check(source: str, where: str) -> None:
 class Tokenizer:
     """A model's tokenizer by its ``tokenizer.json`` alone, without the seconds that importing
     Transformers takes.
+
+    ``start`` is what it begins a prompt with, as engines do: BOS, of some models. What a few would
+    end it with is left out, since an answer is to follow.
     """
 
     def __init__(self, file: Path) -> None:
@@ -89,10 +92,17 @@ class Tokenizer:
         # Lengths are the workload's to choose.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self.start = self._start()
+
+    def _start(self) -> tuple[int, ...]:
+        # Any text does; what is added to it is marked.
+        added = self._tokenizer.encode("a")
+        marked = zip(added.ids, added.special_tokens_mask, strict=True)
+        return tuple(token for token, _ in takewhile(lambda pair: pair[1], marked))
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of the text, with what the model wants before or after it."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+        """Return the token ids of the text alone, which may be any part of a prompt."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:

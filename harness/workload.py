@@ -1,17 +1,15 @@
 """The workload file that a config asks for, at a tier's size and in a tier's form."""
 
 import re
-from collections.abc import Callable
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from harness import model as models
 from harness.cell import Tier
 from harness.config import Config, WorkloadParams
 from workloads import blocks, corpus, datasets, docqa, quality, sharegpt, trace, vocabulary
-from workloads.corpus import Entry
+from workloads.corpus import Entry, Tokenizer
 from workloads.datasets import DatasetMissing
 from workloads.docqa import DocQA
 from workloads.file import BlockWorkload, Header, Workload
@@ -86,10 +84,11 @@ class _Remembering:
     tried on the first such text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.encode = cache(self._encode)
+        self.start = tokenizer.start
         self.decode = tokenizer.decode
-        self._encode_whole = _encoder(tokenizer)
+        self._encode_whole = tokenizer.encode
         self._encode_word = cache(self._encode_whole)
         self._splits: bool | None = None
 
@@ -109,14 +108,6 @@ _LONG = 2000
 # Text whose words any tokenizer tells apart that does so at all; and these words.
 _SENTENCES = re.compile(r"(?: ?[A-Za-z]++(?:[.?](?= |\Z))?+)++")
 _WORDS = re.compile(r" ?[A-Za-z]+|[.?]")
-
-
-def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Return the tokenizer's ``encode``, if it can without where each token is in the text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return tokenizer.encode  # type: ignore[no-any-return]
-    return lambda text: backend.encode_batch_fast([text])[0].ids
 
 
 def sources(path: Path, params: WorkloadParams) -> list[Path]:

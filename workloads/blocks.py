@@ -28,7 +28,7 @@ def from_text(workload: TextWorkload, tokenizer: Tokenizer, block_size: int) -> 
     tokens = {name: tokenizer.encode(content) for name, content in workload.texts.items()}
     # A block is its tokens after those of its parent, as in vLLM's chained hashes.
     ids: dict[tuple[int | None, tuple[int, ...]], int] = {}
-    cuts: dict[tuple[str, ...], _Cut] = {(): _Cut((), None, ())}
+    cuts: dict[tuple[str, ...], _Cut] = {(): _Cut((), None, tuple(tokenizer.start))}
 
     def cut(parts: tuple[str, ...]) -> _Cut:
         # What has been asked before, most often all but the last part, is not cut again.

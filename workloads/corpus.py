@@ -22,8 +22,13 @@ from workloads.file import WorkloadError
 class Tokenizer(Protocol):
     """What is needed of a Hugging Face tokenizer."""
 
+    @property
+    def start(self) -> Sequence[int]:
+        """Token ids that a prompt begins with, before any text; often none."""
+        ...
+
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of the text."""
+        """Return the token ids of the text, which may be any part of a prompt."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:

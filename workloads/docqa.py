@@ -130,7 +130,7 @@ def build(
             TextRequest(
                 request=number,
                 window=window,
-                prompt_tokens=tokens[document.id] + tokens[question],
+                prompt_tokens=len(tokenizer.start) + tokens[document.id] + tokens[question],
                 output_tokens=OUTPUT_TOKENS,
                 parts=(document.id, question),
             )

@@ -10,10 +10,11 @@ A workload says what its prompts are in one of two ways. As *text*, a prompt is 
     {"request": 0, "session": null, "turn": null, "window": 0, "arrival_ms": null,
      "prompt_tokens": 731, "output_tokens": 1, "parts": ["d17", "d17/3"]}
 
-The prompt is the texts of its parts one after the other, and its tokens are their tokens one after
-the other, so that prompts with the same parts in front share these tokens whatever the tokenizer
-would merge. As *blocks*, a prompt is the ids of its full KV-cache blocks, in runs of consecutive
-ids, and what is left over is nobody else's::
+The prompt is the texts of its parts one after the other. Its tokens are those that the tokenizer
+begins any prompt with (BOS), if any, and then those of the parts one after the other, so that
+prompts with the same parts in front share these tokens whatever the tokenizer would merge. As
+*blocks*, a prompt is the ids of its full KV-cache blocks, in runs of consecutive ids, and what is
+left over is nobody else's::
 
     {..., "content": "blocks", "block_size": 16, "texts": 0, ...}
     {..., "prompt_tokens": 731, "output_tokens": 1, "runs": [[0, 44], [912, 1]]}

@@ -120,7 +120,7 @@ def build(name: str, params: ShareGPT, seed: int, path: Path, tokenizer: Tokeniz
         if len(requests) == params.requests:
             after_last = len(schedule) - len(requests) - too_long
             break
-        if (before := said.get(session, ((), 0))) is None:
+        if (before := said.get(session, ((), len(tokenizer.start)))) is None:
             too_long += 1
             continue
         asked, replied = drawn[session][turn]

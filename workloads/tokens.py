@@ -13,6 +13,7 @@ _BLOCK, _REST = range(2)
 def token_ids(workload: Workload, tokenizer: Tokenizer, vocabulary: int) -> list[list[int]]:
     """Return the token ids of every request's prompt.
 
+    A prompt of text begins as the tokenizer begins any, once, and then has its parts' tokens.
     A workload of blocks has no text: a block's tokens are made up from its id, the same wherever it
     occurs, and those after the last full block from the request's number.
 
@@ -30,7 +31,7 @@ def token_ids(workload: Workload, tokenizer: Tokenizer, vocabulary: int) -> list
     tokens = {name: tokenizer.encode(text) for name, text in workload.texts.items()}
     prompts = []
     for request in workload.requests:
-        prompt = list(chain.from_iterable(tokens[part] for part in request.parts))
+        prompt = [*tokenizer.start, *chain.from_iterable(tokens[part] for part in request.parts)]
         if len(prompt) != request.prompt_tokens:
             raise WorkloadError(
                 f"workload {workload.header.name}: request {request.request} has {len(prompt)} "

@@ -253,6 +253,7 @@ class _Request(BaseModel):
 
     class StreamOptions(BaseModel):
         include_usage: bool = False
+        continuous_usage_stats: bool = False
 
     prompt: str | list[int] | None = None
     messages: list[Message] | None = None
@@ -341,7 +342,9 @@ class _Wire:
         prompt = {"prompt_token_ids": None, "prompt_text": None}
         return _event(self._head(".chunk") | {"choices": [choice]} | prompt)
 
-    def token(self, text: str, finish_reason: str | None) -> bytes:
+    def token(
+        self, text: str, finish_reason: str | None, usage: dict[str, Any] | None = None
+    ) -> bytes:
         choice: dict[str, Any] = {"index": 0}
         choice |= {"delta": {"content": text}} if self.chat else {"text": text}
         choice |= {"logprobs": None, "finish_reason": finish_reason}
@@ -349,16 +352,17 @@ class _Wire:
             choice |= {"stop_reason": None, "prompt_token_ids": None}
         elif finish_reason:
             choice |= {"stop_reason": None}
-        return _event(self._head(".chunk") | {"choices": [choice | {"token_ids": None}]})
+        event = self._head(".chunk") | {"choices": [choice | {"token_ids": None}]}
+        return _event(event | ({"usage": usage} if usage else {}))
 
     def usage(self, truth: Truth) -> bytes:
-        return _event(self._head(".chunk") | {"choices": [], "usage": _usage(truth)})
+        return _event(self._head(".chunk") | {"choices": [], "usage": _final_usage(truth)})
 
     def whole(self, text: str, finish_reason: str, truth: Truth) -> bytes:
         said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         ended = {"logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
         choice = {"index": 0} | said | ended
-        return _json(self._head() | {"choices": [choice], "usage": _usage(truth)})
+        return _json(self._head() | {"choices": [choice], "usage": _final_usage(truth)})
 
     def _head(self, chunk: str = "") -> dict[str, Any]:
         kind = f"chat.completion{chunk}" if self.chat else "text_completion"
@@ -374,13 +378,17 @@ def _event(value: object) -> bytes:
     return b"data: " + _json(value) + b"\n\n"
 
 
-def _usage(truth: Truth) -> dict[str, Any]:
+def _usage(prompt_tokens: int, output_tokens: int) -> dict[str, Any]:
     return {
-        "prompt_tokens": truth.prompt_tokens,
-        "total_tokens": truth.prompt_tokens + truth.output_tokens,
-        "completion_tokens": truth.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": truth.cached_tokens},
+        "prompt_tokens": prompt_tokens,
+        "total_tokens": prompt_tokens + output_tokens,
+        "completion_tokens": output_tokens,
     }
+
+
+def _final_usage(truth: Truth) -> dict[str, Any]:
+    details = {"prompt_tokens_details": {"cached_tokens": truth.cached_tokens}}
+    return _usage(truth.prompt_tokens, truth.output_tokens) | details
 
 
 def _error(code: int, kind: str, message: str) -> dict[str, Any]:
@@ -514,7 +522,7 @@ class _Server:
         plan = _Plan.draw(self.behaviour, generator, tokens)
         truth.due_ttft_ms = plan.takes_ns[0] / 1e6
         wire = _Wire(chat, truth.x_request_id or str(truth.number))
-        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        usage = asked.stream_options or _Request.StreamOptions()
         answer = _Answer(self, request, truth, intent, plan, wire, prompt, usage, generator)
         return await (answer.stream() if asked.stream else answer.whole())
 
@@ -540,7 +548,7 @@ class _Answer:
     plan: _Plan
     wire: _Wire
     prompt: str | list[int]
-    with_usage: bool
+    usage: _Request.StreamOptions
     generator: random.Random
 
     async def whole(self) -> web.StreamResponse:
@@ -582,7 +590,7 @@ class _Answer:
             for index, (text, takes_ns) in enumerate(zip(tokens, plan.takes_ns, strict=False)):
                 # Made before its time has come, which it would be late for.
                 is_last = index == len(tokens) - 1
-                held.append(self.wire.token(text, last if is_last else None))
+                held.append(self._line(text, last if is_last else None, index + 1))
                 due_ns = server.after(due_ns, takes_ns)
                 await server.alarm.until(due_ns)
                 truth.output_tokens += self.intent != "empty"
@@ -609,13 +617,22 @@ class _Answer:
             case _:
                 return self.plan.tokens[:1], None
 
+    def _line(self, text: str, finish_reason: str | None, tokens: int) -> bytes:
+        """Return a token's event, with how many there are by then where that is asked for."""
+        if not (self.usage.include_usage and self.usage.continuous_usage_stats):
+            return self.wire.token(text, finish_reason)
+        tokens = 0 if self.intent == "empty" else tokens
+        usage = _usage(self.truth.prompt_tokens, tokens)
+        return self.wire.token(text, finish_reason, usage)
+
     def _ending(self) -> list[bytes]:
         """Return what follows the last token."""
         match self.intent:
             case "ok" | "empty":
-                return [*([self.wire.usage(self.truth)] if self.with_usage else []), _DONE]
+                usage = [self.wire.usage(self.truth)] if self.usage.include_usage else []
+                return [*usage, _DONE]
             case "truncate":
-                line = self.wire.token(self.plan.tokens[-1], None)
+                line = self._line(self.plan.tokens[-1], None, 2)
                 return [line[: len(line) // 2]]
             case "stream_error":
                 return [_event(_INTERNAL), _DONE]

@@ -15,9 +15,10 @@ def offsets_ns(load: OpenLoop, workload: Workload, seed: int) -> npt.NDArray[np.
 
     Times between arrivals are exponential (``poisson``), all the same (``constant``), gamma with
     shape ``burstiness`` and the same mean (``gamma``, as in ``vllm bench serve``), or the
-    workload's own divided by ``speed`` (``trace``). A cell's seed alone decides them, so that all
-    policies get the same; the draws are those of a unit rate, so that another rate only stretches
-    them.
+    workload's own divided by ``speed`` (``trace``). All but the last are stretched so that their
+    mean is exactly that of the rate, also as in ``vllm bench serve``: of a few bursty requests the
+    drawn mean is off by tens of percent, and so would be the load. A cell's seed alone decides the
+    draws, so that all policies get the same, and another rate only stretches them.
 
     Raises:
         HarnessError: if ``trace`` is asked for and the workload has no times.
@@ -39,6 +40,8 @@ def offsets_ns(load: OpenLoop, workload: Workload, seed: int) -> npt.NDArray[np.
     else:
         shape = load.burstiness or 1.0
         gaps = rng.gamma(shape, 1 / shape, count - 1)
+        # Of an extreme shape, all may be too small for a float.
+        gaps *= len(gaps) / (gaps.sum() or 1.0)
     assert load.request_rate is not None
     return _whole_ns(np.concatenate([[0.0], np.cumsum(gaps)]) * _NS / load.request_rate)
 

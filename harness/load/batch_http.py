@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from harness.load.client import Client, Outcome
+from harness.load.client import Body, Client, Outcome
 from harness.turns import Turns
 
 
 async def drive(
     client: Client,
-    bodies: Sequence[bytes],
+    bodies: Sequence[Body],
     batches: Iterable[Sequence[int]],
     turns: Turns,
     done: Callable[[], object] = lambda: None,

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ CONNECT_SECONDS = 10.0
 # Less than the five seconds after which vLLM closes an idle connection, so that no request meets
 # one that is being closed.
 KEEP_ALIVE_SECONDS = 2.0
+_PLAIN = "identity"
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,17 @@ class Outcome:
         return replace(self, **times)
 
 
-def body(model: str, prompt: Sequence[int], output_tokens: int) -> bytes:
-    """Return the JSON of a streamed completion that generates exactly so many tokens.
+@dataclass(frozen=True)
+class Body:
+    """What a request sends, and what an answer to it has to have: so many tokens of each."""
+
+    content: bytes
+    prompt_tokens: int
+    output_tokens: int
+
+
+def body(model: str, prompt: Sequence[int], output_tokens: int) -> Body:
+    """Return a streamed completion that generates exactly so many tokens, in JSON.
 
     Args:
         model: The name that the server serves it under.
@@ -54,7 +64,7 @@ def body(model: str, prompt: Sequence[int], output_tokens: int) -> bytes:
         output_tokens: How many to generate.
 
     """
-    return json.dumps(
+    content = json.dumps(
         {
             "model": model,
             "prompt": list(prompt),
@@ -62,10 +72,12 @@ def body(model: str, prompt: Sequence[int], output_tokens: int) -> bytes:
             "temperature": 0,
             "ignore_eos": True,
             "stream": True,
-            "stream_options": {"include_usage": True},
+            # With each event, the tokens so far: its text does not say whether it has one.
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         },
         separators=(",", ":"),
-    ).encode()
+    )
+    return Body(content.encode(), len(prompt), output_tokens)
 
 
 def headers(request: int) -> dict[str, str]:
@@ -74,8 +86,26 @@ def headers(request: int) -> dict[str, str]:
         "Content-Type": "application/json",
         "X-Request-Id": f"request-{request}",
         # What compresses holds tokens back.
-        "Accept-Encoding": "identity",
+        "Accept-Encoding": _PLAIN,
     }
+
+
+def check_encodings(encodings: Iterable[str]) -> None:
+    """Check that an answer came as it was asked for: as it is.
+
+    Args:
+        encodings: The values of its headers ``Content-Encoding``.
+
+    Raises:
+        RequestError: if it is compressed.
+
+    """
+    for encoding in encodings:
+        if encoding.strip().lower() != _PLAIN:
+            raise RequestError(
+                "encoded",
+                f"the answer is in {encoding}, which holds tokens back, though asked for as it is",
+            )
 
 
 class Client:
@@ -84,26 +114,27 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def complete(self, request: int, content: bytes) -> Outcome:
+    async def complete(self, request: int, asked: Body) -> Outcome:
         """Send one request and read the answer to its end; never raises for what a server does.
 
         Args:
             request: Its number.
-            content: What ``body`` returned.
+            asked: What to send.
 
         """
-        stream = CompletionStream()
+        stream = CompletionStream(asked.prompt_tokens, asked.output_tokens)
         usage: Usage | None = None
         status: Status = "ok"
         error: str | None = None
         sent_ns = time.monotonic_ns()
         try:
             async with self._session.post(
-                COMPLETIONS, data=content, headers=headers(request), allow_redirects=False
+                COMPLETIONS, data=asked.content, headers=headers(request), allow_redirects=False
             ) as response:
                 if response.status != 200:
-                    said = (await response.text(errors="replace"))[:200]
+                    said = (await response.read()).decode(errors="replace")[:200]
                     raise RequestError("http-error", f"HTTP {response.status}: {said}")
+                check_encodings(response.headers.getall("Content-Encoding", ()))
                 async for data in response.content.iter_any():
                     stream.feed(data, time.monotonic_ns())
             usage = stream.finish()
@@ -137,5 +168,7 @@ async def connect(url: str, silence_seconds: float = SILENCE_SECONDS) -> AsyncIt
         ),
         # A proxy is for the outside world.
         trust_env=False,
+        # As Locust's client: what is compressed is refused, not read.
+        auto_decompress=False,
     ) as session:
         yield Client(session)

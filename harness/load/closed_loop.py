@@ -19,6 +19,7 @@ from harness.measure.validity import ClientLoad
 from workloads.file import Workload
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+_ROOT = Path(__file__).parents[2]
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
 # Processes of Locust have to meet within.
@@ -40,7 +41,7 @@ def drive(
         HarnessError: if the server dies, or Locust does, or a request has no record.
 
     """
-    records = temporary / "locust"
+    records = temporary.resolve() / "locust"
     records.mkdir()
     prompts_file = records / "prompts.jsonl"
     write_prompts(prompts_file, workload, prompts)
@@ -58,7 +59,13 @@ def drive(
         command += ["--processes", str(load.processes), "--master-bind-host", HOST]
         command += ["--master-bind-port", port, "--master-port", port]
         command += ["--expect-workers-max-wait", str(_MEET_SECONDS)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        cwd=records,
+        env=_environment(records),
+    )
     answered = 0
 
     def count() -> None:
@@ -103,6 +110,18 @@ def write_prompts(path: Path, workload: Workload, prompts: Sequence[Sequence[int
             line = request.model_dump(include={"request", "session", "turn", "output_tokens"})
             file.write(json.dumps(line | {"prompt": list(prompt)}) + "\n")
     os.replace(partial, path)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Return an environment in which Locust finds no options but those of its command line.
+
+    It looks for more in variables, in the user's home, and where it runs.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
+    given = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
+    # It runs elsewhere.
+    search_path = [str(Path(path).resolve()) for path in (_ROOT, *given)]
+    return kept | {"HOME": str(home), "PYTHONPATH": os.pathsep.join(search_path)}
 
 
 def _collect(

@@ -30,6 +30,7 @@ from harness.load.client import (
     SILENCE_SECONDS,
     Outcome,
     body,
+    check_encodings,
     headers,
 )
 from harness.load.stream import CompletionStream, RequestError, Status, Usage
@@ -202,17 +203,17 @@ class Reader(FastHttpUser):
             _end(self.environment)
 
     def _send(self, request: dict[str, Any]) -> Outcome:
-        stream = CompletionStream()
+        asked = body(self._options.served_model, request["prompt"], request["output_tokens"])
+        stream = CompletionStream(asked.prompt_tokens, asked.output_tokens)
         usage: Usage | None = None
         status: Status = "ok"
         error: str | None = None
-        content = body(self._options.served_model, request["prompt"], request["output_tokens"])
         sent_ns = time.monotonic_ns()
         if sent_ns - self._answered_ns > KEEP_ALIVE_SECONDS * 1e9:
             self.client.client.close()
         with self.client.post(
             COMPLETIONS,
-            data=content.decode(),
+            data=asked.content.decode(),
             headers=headers(request["request"]),
             stream=True,
             catch_response=True,
@@ -257,6 +258,7 @@ class Reader(FastHttpUser):
             if response.status_code != _HTTP_OK:
                 said = response.stream.read().decode(errors="replace")[:200]
                 raise RequestError("http-error", f"HTTP {response.status_code}: {said}")
+            check_encodings(response.headers.getlist("content-encoding"))
             # By lines, which come as soon as they are there; a read would wait until it is full.
             while line := response.stream.readline(b"\n"):
                 stream.feed(line, time.monotonic_ns())

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from harness.load.alarm import Alarm
-from harness.load.client import Client, Outcome
+from harness.load.client import Body, Client, Outcome
 from harness.turns import Turns
 
 # Before the first request is due.
@@ -21,7 +21,7 @@ _LEAD_NS = 200_000_000
 
 async def drive(
     client: Client,
-    bodies: Sequence[bytes],
+    bodies: Sequence[Body],
     offsets_ns: Sequence[int],
     max_streams: int,
     turns: Turns,
@@ -66,14 +66,14 @@ async def drive(
 async def _send(
     client: Client,
     first: int,
-    bodies: Sequence[bytes],
+    bodies: Sequence[Body],
     due_ns: Sequence[int],
     max_streams: int,
     done: Callable[[], object],
 ) -> list[Outcome]:
     num_open = 0
 
-    async def send(request: int, content: bytes) -> Outcome:
+    async def send(request: int, content: Body) -> Outcome:
         nonlocal num_open
         try:
             return await client.complete(request, content)

@@ -18,11 +18,13 @@ Status = Literal[
     "http-error",
     "reset",
     "stalled",
+    "encoded",
     "truncated",
     "malformed",
     "stream-error",
     "no-token",
     "no-usage",
+    "mismatch",
 ]
 
 
@@ -47,9 +49,15 @@ class CompletionStream:
     """One response, fed chunk by chunk.
 
     Times are the caller's: ns on the monotonic clock when a chunk was received.
+
+    Args:
+        prompt_tokens: That were sent.
+        output_tokens: That were asked for.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prompt_tokens: int, output_tokens: int) -> None:
+        self._asked = prompt_tokens, output_tokens
         self.first_byte_ns: int | None = None
         self.first_token_ns: int | None = None
         self.chunks = 0
@@ -83,11 +91,15 @@ class CompletionStream:
             choices, usage = event.get("choices"), event.get("usage")
         except (ValueError, AttributeError, RecursionError):
             raise RequestError("malformed", f"not an event in JSON: {data[:80]!r}") from None
-        if event.get("error"):
-            raise RequestError("stream-error", f"the server reports {str(event['error'])[:200]}")
-        # The first may have no text: a token can end inside a character.
-        if choices and self.first_token_ns is None:
-            self.first_token_ns = received_ns
+        # As OpenAI's API says it, and as vLLM did before.
+        if event.get("error") is not None or event.get("object") == "error":
+            said = str(event.get("error") or event)[:200]
+            raise RequestError("stream-error", f"the server reports {said}")
+        try:
+            if self.first_token_ns is None and _has_token(choices, usage):
+                self.first_token_ns = received_ns
+        except (AttributeError, KeyError, TypeError):
+            raise RequestError("malformed", f"not an event of a stream: {data[:80]!r}") from None
         if usage:
             self._usage = usage
 
@@ -95,7 +107,8 @@ class CompletionStream:
         """Return the usage, after the last byte.
 
         Raises:
-            RequestError: if the stream is cut off, has no token, or does not say what was cached.
+            RequestError: if the stream is cut off, has no token, does not say what was cached, or
+                is not of as many tokens as were sent and asked for.
 
         """
         if not self.is_done:
@@ -121,4 +134,24 @@ class CompletionStream:
             raise RequestError("malformed", f"not the usage of a completion: {said}") from None
         if self.first_token_ns is None or not usage.output_tokens:
             raise RequestError("no-token", "the response has no token")
+        if (usage.prompt_tokens, usage.output_tokens) != self._asked:
+            raise RequestError(
+                "mismatch",
+                f"{usage.prompt_tokens} prompt and {usage.output_tokens} output tokens, not "
+                f"{self._asked[0]} and {self._asked[1]}",
+            )
         return usage
+
+
+def _has_token(choices: Any, usage: Any) -> bool:
+    """Say whether an event carries a token, by the tokens that it says there are by then.
+
+    Its text does not tell: a token that ends inside a character, or is a special one, has none, and
+    an event without text may have no token. Where a server does not count along, text does, or that
+    the completion ends at its length, which it does with a token.
+    """
+    if not choices:
+        return False
+    if usage:
+        return bool(usage["completion_tokens"] > 0)
+    return bool(choices[0].get("text")) or choices[0].get("finish_reason") == "length"

@@ -61,10 +61,15 @@ def provenance(
 
 
 def git_revision() -> str | None:
-    """Return the revision, with ``-dirty`` if files differ; None outside a git checkout."""
+    """Return the revision, with ``-dirty`` if files differ; None outside a git checkout.
+
+    A copy of the project within another repository's checkout has none.
+    """
+    # Told where its repository is, git does not look for one further up, nor in its variables.
+    repository = [f"--git-dir={_ROOT / '.git'}", f"--work-tree={_ROOT}"]
     try:
         run = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            ["git", *repository, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=_ROOT,
             capture_output=True,
             text=True,

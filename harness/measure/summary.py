@@ -51,6 +51,7 @@ def summarize(
         "faults": validity.faults(counted),
         "duration": duration,
         "request_throughput": len(ok) / duration if duration else None,
+        "realised_request_rate": _realised_rate(spec, counted),
         "max_concurrent_requests": _most_open(counted),
         "total_input_tokens": queried,
         "total_output_tokens": sum(row.output_tokens or 0 for row in ok),
@@ -101,6 +102,18 @@ def _duration(rows: Sequence[RequestRecord], pauses: bool) -> float | None:
         paused += max(0, sent - until)
         until = max(until, end)
     return (until - spans[0][0] - (0 if pauses else paused)) / 1e9
+
+
+def _realised_rate(spec: CellSpec, rows: Sequence[RequestRecord]) -> float | None:
+    """Return how many requests an open loop sent a second, from its first to its last.
+
+    To be held against ``request_rate``: there are as many times between requests as requests but
+    one. None for other modes, which have no rate of their own.
+    """
+    sent = [row.sent_ns for row in rows if row.sent_ns is not None]
+    if spec.load.mode != "open-loop" or len(set(sent)) < 2:
+        return None
+    return (len(sent) - 1) * 1e9 / (max(sent) - min(sent))
 
 
 def _most_open(rows: Sequence[RequestRecord]) -> int | None:

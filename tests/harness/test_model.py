@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.tokenizer import save_tokenizer
 
 from harness import model
 from harness.errors import HarnessError
@@ -62,6 +63,26 @@ def test_tokenizer_is_the_one_that_engines_load(tiny_model: Path) -> None:
     assert ours.encode(text) == engines.encode(text)
     assert ours.decode(ours.encode(text)) == text
     assert ours.vocab_size == engines.vocab_size
+
+
+@pytest.mark.parametrize("kind", ["llama-2", "llama-3", "with-eos"])
+def test_what_a_prompt_begins_with_is_apart_from_its_text(tmp_path: Path, kind: str) -> None:
+    from transformers import AutoTokenizer
+
+    save_tokenizer(tmp_path, kind)
+    ours = model.load_tokenizer(str(tmp_path))
+    engines = AutoTokenizer.from_pretrained(tmp_path)
+    text = "One part, \u82f9\u679c and\nanother."
+    assert ours.start == (engines.bos_token_id,)
+    assert engines.bos_token_id not in ours.encode(text)
+    assert ours.decode(ours.encode(text)) == text
+    # What is after a text would be before the answer.
+    end = [engines.eos_token_id] if kind == "with-eos" else []
+    assert engines.encode(text) == [*ours.start, *ours.encode(text), *end]
+
+
+def test_most_begin_with_nothing(tiny_model: Path) -> None:
+    assert model.load_tokenizer(str(tiny_model)).start == ()
 
 
 def test_damaged_tokenizer_is_one_message(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.tokenizer import BOS, save_tokenizer
 
 from harness import config, workload
 from harness import model as models
@@ -10,6 +11,7 @@ from harness.config import Config
 from workloads import file
 from workloads.docqa import DocQA
 from workloads.file import BlockWorkload, TextWorkload, WorkloadError
+from workloads.tokens import token_ids
 from workloads.trace import Trace
 
 _TRACE = {"kind": "trace", "dataset": "mooncake", "format": "mooncake"}
@@ -72,6 +74,7 @@ class _Merging:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self.decode = tokenizer.decode
+        self.start = tokenizer.start
 
     def encode(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text)
@@ -92,6 +95,34 @@ def test_replay_gets_the_blocks_of_what_the_others_get_as_text(tiny_model: Path)
     same = [request.parts[0] == text.requests[0].parts[0] for request in text.requests]
     first = next(cut.requests[0].blocks())
     assert [next(blocks.blocks()) == first for blocks in cut.requests] == same
+
+
+@pytest.mark.parametrize("name", ["docqa", "sharegpt"])
+@pytest.mark.parametrize("kind", ["llama-2", "llama-3"])
+def test_tokenizer_with_bos_has_one_at_the_start_of_each_prompt(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    save_tokenizer(tmp_path, kind)
+    tokenizer = models.load_tokenizer(str(tmp_path))
+    settings = {"scale": 0.2, "requests": 12}
+    text = workload.build(_config("cpu", **settings), "cpu", name, 1, str(tmp_path))
+    cut = workload.build(_config("replay", **settings), "replay", name, 1, str(tmp_path))
+    assert isinstance(text, TextWorkload)
+    assert not any(BOS in part for part in text.texts.values())
+    # It counts what is sent, or there would be an error.
+    prompts = token_ids(text, tokenizer, tokenizer.vocab_size)
+    assert len(prompts) == len(cut.requests) > 1
+    (bos,) = tokenizer.start
+    for prompt, request, blocks in zip(prompts, text.requests, cut.requests, strict=True):
+        assert (prompt[0], prompt.count(bos)) == (bos, 1)
+        assert len(prompt) == request.prompt_tokens == blocks.prompt_tokens
+        assert blocks.num_blocks == len(prompt) // 32
+    if kind == "llama-3":
+        # Where tokens are those of the parts, it is what the server would make of the text.
+        from transformers import AutoTokenizer
+
+        whole = AutoTokenizer.from_pretrained(tmp_path).encode(text.prompt(text.requests[-1]))
+        assert whole == prompts[-1]
 
 
 def test_real_conversations_are_cut_into_blocks(tiny_model: Path) -> None:

@@ -11,7 +11,7 @@ import psutil
 from harness.bench import mock
 from harness.bench.mock import Behaviour, Mock, Truth
 from harness.engines.server import Server
-from harness.load.client import Client, Outcome, body, connect
+from harness.load.client import Body, Client, Outcome, body, connect
 from workloads.file import Header, TextRequest, TextWorkload
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def prompts(count: int) -> list[list[int]]:
     return [[i % 2] * 16 + [i] * (PROMPT_TOKENS - 16) for i in range(count)]
 
 
-def bodies(count: int, output_tokens: int = 2) -> list[bytes]:
+def bodies(count: int, output_tokens: int = 2) -> list[Body]:
     return [body("mock", prompt, output_tokens) for prompt in prompts(count)]
 
 
@@ -80,7 +80,7 @@ def with_client(url: str, do: Callable[[Client], Awaitable[T]], silence_seconds:
 
 def one_by_one(url: str, count: int, silence_seconds: float = 30.0) -> list[Outcome]:
     async def run(client: Client) -> list[Outcome]:
-        return [await client.complete(i, content) for i, content in enumerate(bodies(count))]
+        return [await client.complete(i, asked) for i, asked in enumerate(bodies(count))]
 
     return with_client(url, run, silence_seconds)
 

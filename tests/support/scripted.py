@@ -1,5 +1,6 @@
 """A server that answers each request with the very bytes that a script has for it."""
 
+import gzip
 import json
 import re
 import socket
@@ -31,16 +32,24 @@ _LAST = _chunk(b"")
 _DONE = b"data: [DONE]\n\n"
 _TOKEN = _event({"choices": [{"index": 0, "text": "é"}]})
 _ERROR = _event({"error": {"message": "Internal server error", "code": 500}})
+_OLD_ERROR = _event({"object": "error", "message": "Internal server error", "code": 500})
 
 
-def _usage(tokens: int) -> bytes:
-    usage = {"prompt_tokens": 40, "completion_tokens": tokens}
+def _usage(tokens: int, prompt: int = 40) -> bytes:
+    usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
     return _event(
         {"choices": [], "usage": usage | {"prompt_tokens_details": {"cached_tokens": 16}}}
     )
 
 
 _WHOLE = _TOKEN + _TOKEN + _usage(2) + _DONE
+
+
+_ZIPPED = gzip.compress(_WHOLE)
+
+
+def _encoded(encoding: bytes) -> bytes:
+    return _HEAD + b"Content-Encoding: " + encoding + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def _plain(status: bytes, content: bytes, head: bytes = b"") -> bytes:
@@ -78,11 +87,36 @@ CASES: dict[str, tuple[str, list[Step]]] = {
     "silent before the end": ("stalled", [_CHUNKED + _chunk(_WHOLE), "hang"]),
     "cut": ("truncated", [_CHUNKED + _chunk(_TOKEN + _TOKEN[:20]) + _LAST]),
     "cut by closing": ("truncated", [_UNTIL_CLOSED + _TOKEN + _usage(1), "close"]),
+    "as it is, and says so": ("ok", [_encoded(b"Identity") + _chunk(_WHOLE) + _LAST]),
+    "gzip": ("encoded", [_encoded(b"gzip") + _chunk(_ZIPPED) + _LAST]),
+    "gzip in name only": ("encoded", [_encoded(b"gzip") + _chunk(_WHOLE) + _LAST]),
+    "br": ("encoded", [_encoded(b"br") + _chunk(_ZIPPED) + _LAST]),
+    "unknown encoding": ("encoded", [_encoded(b"x-y") + _chunk(_WHOLE) + _LAST]),
+    "500 in gzip": (
+        "http-error",
+        [_plain(b"500 x", _ZIPPED, b"Content-Encoding: gzip\r\n")],
+    ),
     "no body": ("truncated", [_plain(b"200 OK", b"")]),
     "not JSON": ("malformed", [_CHUNKED + _chunk(b"data: {\n\n" + _WHOLE) + _LAST]),
     "odd usage": ("malformed", [_CHUNKED + _chunk(_TOKEN + _event({"usage": 1}) + _DONE) + _LAST]),
     "error event": ("stream-error", [_CHUNKED + _chunk(_TOKEN + _ERROR + _DONE) + _LAST]),
     "error event, left open": ("stream-error", [_CHUNKED + _chunk(_ERROR), "hang"]),
+    "error of old": ("stream-error", [_CHUNKED + _chunk(_OLD_ERROR + _DONE) + _LAST]),
+    "error of old after a token": (
+        "stream-error",
+        [_CHUNKED + _chunk(_TOKEN + _OLD_ERROR + _TOKEN + _usage(2) + _DONE) + _LAST],
+    ),
+    "error after the end": ("stream-error", [_CHUNKED + _chunk(_WHOLE + _OLD_ERROR) + _LAST]),
+    "too few tokens": ("mismatch", [_CHUNKED + _chunk(_TOKEN + _usage(1) + _DONE) + _LAST]),
+    "too many tokens": ("mismatch", [_CHUNKED + _chunk(_TOKEN + _usage(3) + _DONE) + _LAST]),
+    "prompt cut short": (
+        "mismatch",
+        [_CHUNKED + _chunk(_TOKEN + _TOKEN + _usage(2, prompt=39) + _DONE) + _LAST],
+    ),
+    "prompt with one more": (
+        "mismatch",
+        [_CHUNKED + _chunk(_TOKEN + _TOKEN + _usage(2, prompt=41) + _DONE) + _LAST],
+    ),
     "no token": ("no-token", [_CHUNKED + _chunk(_usage(0) + _DONE) + _LAST]),
     "no usage": ("no-usage", [_CHUNKED + _chunk(_TOKEN + _DONE) + _LAST]),
 }

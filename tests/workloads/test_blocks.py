@@ -14,13 +14,13 @@ _TEXTS = {
 }
 
 
-def _workload(prompts: list[tuple[str, ...]]) -> TextWorkload:
+def _workload(prompts: list[tuple[str, ...]], start: int) -> TextWorkload:
     sizes = {name: len(text.split()) for name, text in _TEXTS.items()}
     requests = tuple(
         TextRequest(
             request=i,
             session=i % 3,
-            prompt_tokens=sum(sizes[part] for part in parts),
+            prompt_tokens=start + sum(sizes[part] for part in parts),
             output_tokens=1,
             parts=parts,
         )
@@ -34,7 +34,8 @@ def _workload(prompts: list[tuple[str, ...]]) -> TextWorkload:
 
 def _tokens(workload: TextWorkload, tokenizer: Any) -> list[list[int]]:
     return [
-        [token for part in request.parts for token in tokenizer.encode(workload.texts[part])]
+        [*tokenizer.start]
+        + [token for part in request.parts for token in tokenizer.encode(workload.texts[part])]
         for request in workload.requests
     ]
 
@@ -46,12 +47,13 @@ def _tokens(workload: TextWorkload, tokenizer: Any) -> list[list[int]]:
         max_size=8,
     ),
     block_size=st.integers(1, 6),
+    start=st.sampled_from([(), (1000,), (1000, 1001)]),
 )
 def test_blocks_are_equal_exactly_where_all_tokens_up_to_their_end_are(
-    prompts: list[tuple[str, ...]], block_size: int
+    prompts: list[tuple[str, ...]], block_size: int, start: tuple[int, ...]
 ) -> None:
-    tokenizer: Any = WordTokenizer()
-    workload = _workload(prompts)
+    tokenizer: Any = WordTokenizer(start)
+    workload = _workload(prompts, len(start))
     cut = blocks.from_text(workload, tokenizer, block_size)
     assert isinstance(cut, BlockWorkload)
     assert (cut.header.content, cut.header.block_size, cut.header.texts) == (

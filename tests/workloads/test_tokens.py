@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from support.tokenizer import WordTokenizer
 
 from workloads.file import (
     BlockRequest,
@@ -51,3 +52,12 @@ def test_text_has_the_tokens_of_its_parts(word_tokenizer: Any) -> None:
     longer = request.model_copy(update={"prompt_tokens": 6})
     with pytest.raises(WorkloadError, match=r"request 0 has 5 tokens, not 6: .*another tokenizer"):
         token_ids(TextWorkload(header, (longer,), texts), word_tokenizer, 500)
+
+
+def test_text_begins_as_the_tokenizer_begins_it_and_only_once() -> None:
+    tokenizer = WordTokenizer(start=(1000, 1001))
+    request = TextRequest(request=0, prompt_tokens=7, output_tokens=1, parts=("a", "b"))
+    header = Header(content="text", name="w", seed=1, texts=2, requests=1, params={})
+    texts = {"a": "one two three", "b": "four five"}
+    (tokens,) = token_ids(TextWorkload(header, (request,), texts), tokenizer, 500)
+    assert tokens == [1000, 1001, *tokenizer.encode("one two three four five")]

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 import socket
 import time
@@ -17,7 +18,9 @@ from harness.load.client import (
     SILENCE_SECONDS,
     Client,
     Outcome,
+    body,
     connect,
+    headers,
 )
 from harness.load.spec import Batch, BatchHTTP, ClosedLoop, OpenLoop
 from harness.load.stream import Status, Usage
@@ -48,6 +51,16 @@ def test_usage_and_times(tmp_path: Path) -> None:
         assert told.end_ns is not None
         # The server's write returns before or after the client has read what it wrote.
         assert outcome.end_ns > told.received_ns + 30_000_000
+
+
+def test_server_is_asked_to_count_along_and_not_to_compress() -> None:
+    asked = body("m", range(5), 3)
+    sent = json.loads(asked.content)
+    assert (sent["prompt"], sent["max_tokens"], sent["ignore_eos"]) == ([0, 1, 2, 3, 4], 3, True)
+    assert (asked.prompt_tokens, asked.output_tokens) == (5, 3)
+    # Only with the first does vLLM heed the second.
+    assert sent["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    assert headers(1)["Accept-Encoding"] == "identity"
 
 
 def test_first_token_is_seen_when_it_is_sent(tmp_path: Path) -> None:
@@ -115,7 +128,9 @@ def test_every_fault_of_the_mock_has_its_name(tmp_path: Path) -> None:
         assert (outcome.usage is None) == (outcome.status != "ok")
         # What was received before a reset, but not read, is lost.
         if outcome.status != "reset":
-            assert (outcome.first_token_ns is None) == (outcome.status == "http-error")
+            assert (outcome.first_token_ns is None) == (
+                outcome.status in ("http-error", "no-token")
+            )
 
 
 def test_every_tenth_request_gets_a_500(tmp_path: Path) -> None:

@@ -192,6 +192,41 @@ def test_faults_of_the_mock_as_the_other_client_sees_them(
     records.write(tmp_path, rows, [], {}, {})
 
 
+@pytest.mark.parametrize("place", ["variable", ".locust.conf", "locust.conf", "pyproject.toml"])
+def test_options_that_a_user_gives_locust_elsewhere_do_not_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    # Locust ends at once where this reaches it.
+    name, value = "expect-workers", "none"
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    match place:
+        case "variable":
+            monkeypatch.setenv("LOCUST_EXPECT_WORKERS", value)
+            monkeypatch.setenv("LOCUST_TAGS", "foreign")
+        case ".locust.conf":
+            (home / place).write_text(f"{name} = {value}\n")
+        case "locust.conf":
+            (here / place).write_text(f"{name} = {value}\n")
+        case _:
+            (here / place).write_text(f'[tool.locust]\n{name} = "{value}"\n')
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    with stand(Behaviour(), tmp_path / "mock") as server:
+        outcomes, _, _ = _drive(server, workload(requests=2), tmp_path)
+    assert [outcome.status for outcome in outcomes] == ["ok"] * 2
+
+
+def test_what_is_found_from_here_is_found_from_where_locust_runs(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["one", "", "/two"]))
+    given = closed_loop._environment(tmp_path)["PYTHONPATH"]
+    assert given.split(os.pathsep) == [str(root), str(tmp_path / "one"), "/two"]
+
+
 def test_nobody_listens(tmp_path: Path) -> None:
     with socket.socket() as probe, subprocess.Popen(["sleep", "60"]) as process:
         probe.bind(("127.0.0.1", 0))

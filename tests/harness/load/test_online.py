@@ -112,6 +112,7 @@ def test_a_thousand_streams_at_a_time_are_each_counted_once(tmp_path: Path) -> N
     assert len(truths) == len(truth) == 1000
     assert {outcome.status for outcome in outcomes} == {"ok"}
     assert summary["max_concurrent_requests"] == 1000
+    assert summary["realised_request_rate"] == pytest.approx(1000, rel=0.2)
     assert (summary["completed"], summary["failed"], summary["dropped"]) == (1000, 0, 0)
     assert summary["queried_tokens"] == sum(row.prompt_tokens for row in truths) == 40_000
     assert summary["hit_tokens"] == sum(row.cached_tokens for row in truths) == 998 * 16
@@ -239,6 +240,7 @@ class _Cell:
 
 class _Tokenizer:
     vocab_size = 1000
+    start = ()
 
     def encode(self, text: str) -> list[int]:
         return list(range(40))

@@ -53,6 +53,22 @@ def test_time_between_requests_counts_where_it_is_part_of_the_load() -> None:
         assert summarize(spec, rows, FRESH, AFTER)["duration"] == duration
 
 
+def test_realised_rate_is_that_of_what_an_open_loop_sent() -> None:
+    open_loop = SPEC.model_copy(update={"load": OpenLoop(mode="open-loop", request_rate=2)})
+    # One a second; the gap of one that was not sent counts.
+    dropped = replace(ROWS[1], status="dropped", sent_ns=None, first_token_ns=None, end_ns=None)
+    for spec, rows, rate in (
+        (open_loop, ROWS, 1.0),
+        (open_loop, [ROWS[0], dropped, *ROWS[2:]], 2 / 3),
+        (open_loop, [replace(ROWS[0], warm_up=True), *ROWS[1:]], 1.0),
+        (open_loop, ROWS[:1], None),
+        (open_loop, [ROWS[0], ROWS[0]], None),
+        (SPEC, ROWS, None),
+    ):
+        found = summarize(spec, rows, FRESH, AFTER)["realised_request_rate"]
+        assert found == (rate and pytest.approx(rate))
+
+
 def test_failed_and_dropped_requests_are_counted_and_not_averaged_in() -> None:
     lost = {"cached_tokens": None, "output_tokens": None}
     rows = [
