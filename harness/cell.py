@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -105,7 +104,7 @@ class WorkerOrder(BaseModel):
     """What a worker process is told, as JSON on its command line.
 
     ``cells`` are by the folder that each is written to; they share the model and the workload.
-    ``turn_fds`` are of ``Turns``, ``beside`` the cells that it takes turns with.
+    ``place`` is of ``Turns``, ``beside`` the cells that it takes turns with.
     """
 
     cells: dict[Path, CellSpec]
@@ -113,7 +112,7 @@ class WorkerOrder(BaseModel):
     workload: Path
     patches_sha256: str | None
     progress_fd: int
-    turn_fds: tuple[int, int]
+    place: turns.Place
     beside: tuple[str, ...] = ()
 
 
@@ -164,18 +163,18 @@ def run(
             parts = {partial: at}
         else:
             parts = {home: {home: spec} for home, spec in at.items()}
-        ring = turns.ring(len(parts))
-        for descriptor in chain(*ring):
+        places = turns.places(len(parts))
+        for descriptor in (*places[0].give, *(place.mine for place in places)):
             stack.callback(os.close, descriptor)
         workers = []
-        for (home, part), turn_fds in zip(parts.items(), ring, strict=True):
+        for (home, part), place in zip(parts.items(), places, strict=True):
             order = WorkerOrder(
                 cells=part,
                 model=model,
                 workload=workload,
                 patches_sha256=None if _is_stock(part) else patches_sha256,
                 progress_fd=-1,
-                turn_fds=turn_fds,
+                place=place,
                 beside=tuple(spec.id for spec in cells.values() if spec not in part.values()),
             )
             name = folder.name if home == partial else home.name
@@ -255,7 +254,7 @@ def _worker(
             stdout=said,
             stderr=subprocess.STDOUT,
             env=environment,
-            pass_fds=[writing, *order.turn_fds],
+            pass_fds=[writing, order.place.mine, *order.place.give],
             start_new_session=True,
         )
         os.close(writing)

@@ -29,7 +29,7 @@ from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.measure import records, validity
 from harness.measure.summary import summarize
 from harness.measure.validity import ClientLoad
-from harness.turns import Turns
+from harness.turns import Place, Turns
 from workloads import file
 from workloads.file import TextWorkload
 
@@ -230,7 +230,7 @@ class _Cell:
             workload=workload_file,
             patches_sha256=None,
             progress_fd=-1,
-            turn_fds=(-1, -1),
+            place=Place(0, -1, (-1,)),
         )
         online.measure(order, Turns.alone(), report)
         summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())

@@ -9,7 +9,7 @@ from support.load import Stand, bodies, by_request, in_order, stand, with_client
 from harness.bench.mock import Behaviour
 from harness.load import open_loop
 from harness.load.client import Client, Outcome
-from harness.turns import Turns, ring
+from harness.turns import Turns, places
 
 _MS = 1_000_000
 
@@ -119,7 +119,6 @@ def test_nothing_to_send(tmp_path: Path) -> None:
 def test_turns_are_taken_within_the_traffic_and_take_no_time_in_the_record(tmp_path: Path) -> None:
     offsets_ms = [20.0 * i for i in range(10)]
     behaviours = {"a": 40.0, "b": 5.0}
-    places = [Turns(*place) for place in ring(2)]
     sent: dict[str, list[tuple[int, Outcome]]] = {}
     spans: dict[str, list[tuple[int, int]]] = {}
 
@@ -135,9 +134,11 @@ def test_turns_are_taken_within_the_traffic_and_take_no_time_in_the_record(tmp_p
         ]
 
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(drive, behaviours, places))
-    # Turn by turn, to the last answer; "a" has the first.
-    order = [span for pair in zip(spans["a"], spans["b"], strict=True) for span in pair]
+        list(threads.map(drive, behaviours, map(Turns, places(2))))
+    # Turn by turn, to the last answer: who has the second begins the next round.
+    names = "abbaba"
+    left = {name: iter(own) for name, own in spans.items()}
+    order = [next(left[name]) for name in names]
     assert all(end < start for (_, end), (start, _) in pairwise(order))
     for outcomes in sent.values():
         due = np.array([scheduled_ns for scheduled_ns, _ in outcomes])
