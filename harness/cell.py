@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from harness import runlock, turns
 from harness.errors import HarnessError
-from harness.load.spec import Load, columns
+from harness.load.spec import Load, OpenLoop, columns
 
 Tier = Literal["replay", "cpu", "gpu"]
 # vllm is the patched tree, vllm-stock the installed package as it came, replay the patched tree's
@@ -81,13 +81,16 @@ class CellSpec(BaseModel):
     def id(self) -> str:
         """The cell's name."""
         again = f"-again{self.repeat}" if self.repeat else ""
-        return f"{self.setting}-{self.engine}-{self.policy}{again}"
+        return f"{self._named(self.load.label)}-{self.engine}-{self.policy}{again}"
 
     @property
-    def setting(self) -> str:
-        """Name of what cells have in common whose policies or engines are compared."""
-        load = f"{self.load.mode}{self.load.label}"
-        return f"{self.workload}-{load}-{self.cache_tokens}-s{self.seed}"
+    def ring(self) -> str:
+        """Name of the group of cells that this one takes turns with."""
+        load = self.load
+        return self._named(load.ring if isinstance(load, OpenLoop) else load.label)
+
+    def _named(self, load: str) -> str:
+        return f"{self.workload}-{self.load.mode}{load}-{self.cache_tokens}-s{self.seed}"
 
     @property
     def summary(self) -> dict[str, Any]:
