@@ -30,9 +30,10 @@ Tier = Literal["replay", "cpu", "gpu"]
 EngineName = Literal["vllm", "vllm-stock", "replay"]
 Policy = Literal["lru", "dbl", "arc", "slru", "s3fifo"]
 
-REQUESTS, TELEMETRY, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
+REQUESTS, TELEMETRY, TURNS, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
     "requests.parquet",
     "telemetry.parquet",
+    "turns.parquet",
     "summary.json",
     "provenance.json",
     "engine.log",

@@ -27,6 +27,7 @@ from harness.load import arrivals, online
 from harness.load.client import Outcome, connect
 from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.measure import records, validity
+from harness.measure.disturbance import Watch
 from harness.measure.summary import summarize
 from harness.measure.validity import ClientLoad
 from harness.turns import Place, Turns
@@ -46,7 +47,9 @@ def _drive(
     server: Stand, load: Load, work: TextWorkload, folder: Path, seed: int = 1
 ) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
     given = prompts(len(work.requests))
-    return online.drive(load, work, given, seed, server, folder, Turns.alone(), lambda: None)
+    return online.drive(
+        load, work, given, seed, server, folder, Turns.alone(), Watch(), lambda: None
+    )
 
 
 def _summarize(
@@ -272,6 +275,13 @@ def test_cell_that_is_valid_leaves_its_files(cell: _Cell) -> None:
         np.mean(table["first_token_ns"] - table["sent_ns"]) / 1e6
     )
     assert "vllm:prefix_cache_hits_total" in (cell.folder / "metrics.prom").read_text()
+    turns = pd.read_parquet(cell.folder / "turns.parquet")
+    assert list(turns["first_request"]) == list(range(0, 40, 4))
+    assert (turns["start_ns"].to_numpy() <= table["scheduled_ns"][::4].to_numpy()).all()
+    assert (turns["end_ns"].to_numpy() >= table["end_ns"][3::4].to_numpy()).all()
+    assert summary["run_delay_share"] == pytest.approx(
+        turns["run_delay_ns"].sum() / (turns["end_ns"] - turns["start_ns"]).sum()
+    )
     provenance = json.loads((cell.folder / "provenance.json").read_text())
     assert provenance["engine"]["version"] == "mock"
 

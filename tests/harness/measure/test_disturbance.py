@@ -1,0 +1,126 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.measure import disturbance
+from harness.measure.disturbance import Turn, Watch
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class _Proc:
+    """Stands in for ``/proc``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def thread(self, pid: int, thread: int, delay_ns: int, timeslices: int = 5) -> None:
+        folder = self._folder / str(pid) / "task" / str(thread)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "schedstat").write_text(f"123 {delay_ns} {timeslices}\n")
+
+    def end(self, pid: int, thread: int) -> None:
+        """End a thread, but leave it in the list, as if it ended right after that was read."""
+        (self._folder / str(pid) / "task" / str(thread) / "schedstat").unlink()
+
+    def stolen(self, seconds: int) -> None:
+        (self._folder / "stat").write_text(f"cpu  1 2 3 4 5 6 7 {seconds * _TICKS} 0 0\ncpu0 9 9\n")
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Proc:
+    monkeypatch.setattr(disturbance, "_PROC", tmp_path)
+    return _Proc(tmp_path)
+
+
+def _turn(watch: Watch, meanwhile: Callable[[], object] = lambda: None) -> Turn:
+    with watch.turn(7):
+        meanwhile()
+    return watch.turns[-1]
+
+
+def test_what_all_threads_waited_and_all_cores_lost_within_the_turn(proc: _Proc) -> None:
+    for pid, thread, delay_ns in ((1, 1, 100), (1, 2, 1000), (2, 3, 10_000), (3, 4, 7)):
+        proc.thread(pid, thread, delay_ns)
+    proc.stolen(4)
+
+    def meanwhile() -> None:
+        proc.thread(1, 1, 150)
+        proc.end(1, 2)
+        proc.thread(2, 3, 10_003)
+        # One that starts within the turn, and one of a process that nobody asked about.
+        proc.thread(2, 5, 600)
+        proc.thread(3, 4, 99)
+        proc.stolen(6)
+
+    turn = _turn(Watch(1, 2), meanwhile)
+    assert (turn.first_request, turn.run_delay_ns) == (7, 50 + 3 + 600)
+    assert turn.steal_ns == 2_000_000_000
+    assert turn.start_ns < turn.end_ns
+
+
+def test_between_turns_nothing_counts(proc: _Proc) -> None:
+    proc.thread(1, 1, 100)
+    proc.stolen(0)
+    watch = Watch(1)
+    _turn(watch)
+    proc.thread(1, 1, 1000)
+    proc.stolen(3)
+    _turn(watch)
+    assert [(turn.run_delay_ns, turn.steal_ns) for turn in watch.turns] == [(0, 0), (0, 0)]
+
+
+def test_kernel_that_does_not_count_says_nothing(proc: _Proc, tmp_path: Path) -> None:
+    turn = _turn(Watch(1))
+    assert turn.run_delay_ns is turn.steal_ns is None
+    proc.thread(1, 1, 0, timeslices=0)
+    (tmp_path / "stat").write_text("cpu  1 2 3 4\n")
+    turn = _turn(Watch(1))
+    assert turn.run_delay_ns is turn.steal_ns is None
+
+
+def test_without_processes_nothing_is_kept() -> None:
+    watch = Watch()
+    with watch.turn(0):
+        pass
+    assert watch.turns == []
+
+
+def test_this_kernel_counts_this_process() -> None:
+    turn = _turn(Watch(os.getpid()), lambda: sum(range(100_000)))
+    assert turn.run_delay_ns is not None
+    assert turn.run_delay_ns >= 0
+    assert os.getpid() in disturbance.processes_of(os.getpgrp())
+
+
+def _turns(delay_ns: int | None, steal_ns: int | None) -> list[Turn]:
+    """Return two turns of 1000 ns, the second disturbed."""
+    quiet = (0 if value is not None else None for value in (delay_ns, steal_ns))
+    return [Turn(0, 0, 1000, *quiet), Turn(8, 5000, 6000, delay_ns, steal_ns)]
+
+
+@pytest.mark.parametrize(
+    ("delay_ns", "steal_ns", "shares", "disturbed"),
+    [
+        (100, 60, (0.05, 0.03), ""),
+        (150, 80, (0.075, 0.04), "waiting for a core took 8 % of its time, steal 4 %"),
+        (None, 300, (None, 0.15), "waiting for a core took unknown of its time, steal 15 %"),
+        (None, None, (None, None), ""),
+    ],
+)
+def test_disturbed_is_what_lost_more_than_a_tenth(
+    delay_ns: int | None,
+    steal_ns: int | None,
+    shares: tuple[float | None, float | None],
+    disturbed: str,
+) -> None:
+    found = disturbance.summary(_turns(delay_ns, steal_ns))
+    assert (found["run_delay_share"], found["steal_share"]) == shares
+    assert found["disturbed"] == disturbed
+
+
+def test_without_a_clock_nothing_is_disturbed() -> None:
+    expected = {"run_delay_share": None, "steal_share": None, "disturbed": ""}
+    assert disturbance.summary([]) == expected
