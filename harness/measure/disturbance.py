@@ -1,10 +1,13 @@
 """What disturbed a cell: time in which it could have run, had others not had the cores.
 
 Linux counts two such times. A thread's *run delay* is how long it was ready to run and waited for a
-core (``/proc/PID/task/TID/schedstat``); *steal* is how long a virtual machine's cores were ready to
-run and its host ran something else (``/proc/stat``). Both are read as each turn begins and ends, so
-that what the others' turns suffer does not count. A disturbed cell is still valid: in a ring, the
-others were most likely disturbed as much.
+core (``/proc/PID/schedstat``); *steal* is how long a virtual machine's cores were ready to run and
+its host ran something else (``/proc/stat``). Both are read as each turn begins and ends, so that
+what the others' turns suffer does not count. A disturbed cell is still valid: in a ring, the others
+were most likely disturbed as much.
+
+Of a process its first thread counts, which does the work: of the engine's other threads, dozens
+wake every 10 ms to see whether there is any, all at once, and wait for each other.
 """
 
 import contextlib
@@ -26,8 +29,8 @@ class Turn:
     """One turn of a cell: the columns of ``turns.parquet``.
 
     Times in ns, ``start_ns`` and ``end_ns`` on the monotonic clock, which in an open loop is ahead
-    of the schedule's time. ``run_delay_ns`` adds up over the threads of the engine and of the
-    process that measures, ``steal_ns`` over all cores; None: the kernel does not say.
+    of the schedule's time. ``run_delay_ns`` adds up over the processes of the engine and the one
+    that measures, ``steal_ns`` over all cores; None: the kernel does not say.
     """
 
     first_request: int
@@ -60,8 +63,8 @@ class Watch:
         start_ns = time.monotonic_ns()
         yield
         end_ns = time.monotonic_ns()
-        # Of a thread that has ended since, nothing is known any more.
-        grown = [ns - delays.get(thread, 0) for thread, ns in self._run_delays_ns().items()]
+        # Of a process that has ended since, nothing is known any more.
+        grown = [ns - delays[pid] for pid, ns in self._run_delays_ns().items() if pid in delays]
         self.turns.append(
             Turn(
                 first_request,
@@ -72,19 +75,16 @@ class Watch:
             )
         )
 
-    def _run_delays_ns(self) -> dict[str, int]:
-        """Return the run delay of each thread."""
-        found: dict[str, int] = {}
+    def _run_delays_ns(self) -> dict[int, int]:
+        """Return the run delay of each process."""
+        found = {}
         for pid in self._pids:
             with contextlib.suppress(OSError):
-                for thread in os.listdir(_PROC / str(pid) / "task"):
-                    # It may end before it is read.
-                    with contextlib.suppress(OSError):
-                        text = (_PROC / str(pid) / "task" / thread / "schedstat").read_text()
-                        _, delay_ns, timeslices = map(int, text.split())
-                        # A kernel that does not count says so with zeros.
-                        if timeslices:
-                            found[thread] = delay_ns
+                text = (_PROC / str(pid) / "schedstat").read_text()
+                _, delay_ns, timeslices = map(int, text.split())
+                # A kernel that does not count says so with zeros.
+                if timeslices:
+                    found[pid] = delay_ns
         return found
 
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,14 +17,13 @@ class _Proc:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def thread(self, pid: int, thread: int, delay_ns: int, timeslices: int = 5) -> None:
-        folder = self._folder / str(pid) / "task" / str(thread)
-        folder.mkdir(parents=True, exist_ok=True)
+    def waited(self, pid: int, delay_ns: int, timeslices: int = 5) -> None:
+        folder = self._folder / str(pid)
+        folder.mkdir(exist_ok=True)
         (folder / "schedstat").write_text(f"123 {delay_ns} {timeslices}\n")
 
-    def end(self, pid: int, thread: int) -> None:
-        """End a thread, but leave it in the list, as if it ended right after that was read."""
-        (self._folder / str(pid) / "task" / str(thread) / "schedstat").unlink()
+    def end(self, pid: int) -> None:
+        shutil.rmtree(self._folder / str(pid))
 
     def stolen(self, seconds: int) -> None:
         (self._folder / "stat").write_text(f"cpu  1 2 3 4 5 6 7 {seconds * _TICKS} 0 0\ncpu0 9 9\n")
@@ -41,32 +41,31 @@ def _turn(watch: Watch, meanwhile: Callable[[], object] = lambda: None) -> Turn:
     return watch.turns[-1]
 
 
-def test_what_all_threads_waited_and_all_cores_lost_within_the_turn(proc: _Proc) -> None:
-    for pid, thread, delay_ns in ((1, 1, 100), (1, 2, 1000), (2, 3, 10_000), (3, 4, 7)):
-        proc.thread(pid, thread, delay_ns)
+def test_what_processes_waited_and_all_cores_lost_within_the_turn(proc: _Proc) -> None:
+    for pid, delay_ns in ((1, 100), (2, 1000), (3, 10_000), (4, 7)):
+        proc.waited(pid, delay_ns)
     proc.stolen(4)
 
     def meanwhile() -> None:
-        proc.thread(1, 1, 150)
-        proc.end(1, 2)
-        proc.thread(2, 3, 10_003)
-        # One that starts within the turn, and one of a process that nobody asked about.
-        proc.thread(2, 5, 600)
-        proc.thread(3, 4, 99)
+        proc.waited(1, 150)
+        proc.end(2)
+        proc.waited(3, 10_003)
+        # Nobody asked about it.
+        proc.waited(4, 99)
         proc.stolen(6)
 
-    turn = _turn(Watch(1, 2), meanwhile)
-    assert (turn.first_request, turn.run_delay_ns) == (7, 50 + 3 + 600)
+    turn = _turn(Watch(1, 2, 3), meanwhile)
+    assert (turn.first_request, turn.run_delay_ns) == (7, 50 + 3)
     assert turn.steal_ns == 2_000_000_000
     assert turn.start_ns < turn.end_ns
 
 
 def test_between_turns_nothing_counts(proc: _Proc) -> None:
-    proc.thread(1, 1, 100)
+    proc.waited(1, 100)
     proc.stolen(0)
     watch = Watch(1)
     _turn(watch)
-    proc.thread(1, 1, 1000)
+    proc.waited(1, 1000)
     proc.stolen(3)
     _turn(watch)
     assert [(turn.run_delay_ns, turn.steal_ns) for turn in watch.turns] == [(0, 0), (0, 0)]
@@ -75,7 +74,7 @@ def test_between_turns_nothing_counts(proc: _Proc) -> None:
 def test_kernel_that_does_not_count_says_nothing(proc: _Proc, tmp_path: Path) -> None:
     turn = _turn(Watch(1))
     assert turn.run_delay_ns is turn.steal_ns is None
-    proc.thread(1, 1, 0, timeslices=0)
+    proc.waited(1, 0, timeslices=0)
     (tmp_path / "stat").write_text("cpu  1 2 3 4\n")
     turn = _turn(Watch(1))
     assert turn.run_delay_ns is turn.steal_ns is None
