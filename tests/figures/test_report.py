@@ -67,7 +67,7 @@ _CLAIMS = [
     _claim(2, **_NOT_RUN, verdict="not run", tier="gpu", reason="Config cpu has no tier gpu."),
 ]
 
-_DISTURBED = "waiting for a core took 12 % of its time, steal 3 %"
+_DISTURBED = "waiting for a core took 18 % of its time, steal 3 %"
 
 
 def _made(spec: CellSpec) -> Sequence[RequestRecord] | str:

@@ -103,13 +103,13 @@ def _turns(delay_ns: int | None, steal_ns: int | None) -> list[Turn]:
 @pytest.mark.parametrize(
     ("delay_ns", "steal_ns", "shares", "disturbed"),
     [
-        (100, 60, (0.05, 0.03), ""),
-        (150, 80, (0.075, 0.04), "waiting for a core took 8 % of its time, steal 4 %"),
-        (None, 300, (None, 0.15), "waiting for a core took unknown of its time, steal 15 %"),
+        (240, 160, (0.12, 0.08), ""),
+        (320, 100, (0.16, 0.05), "waiting for a core took 16 % of its time, steal 5 %"),
+        (None, 500, (None, 0.25), "waiting for a core took unknown of its time, steal 25 %"),
         (None, None, (None, None), ""),
     ],
 )
-def test_disturbed_is_what_lost_more_than_a_tenth(
+def test_disturbed_is_what_lost_more_than_a_fifth(
     delay_ns: int | None,
     steal_ns: int | None,
     shares: tuple[float | None, float | None],
