@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -243,12 +243,17 @@ def is_saturated(
     """Return whether a server finished less than a share of what an open loop offered, in time.
 
     Offered is the rate at which requests were due in this very cell, which by chance is not the
-    rate that was asked for. Of a cell that took turns, what each turn took adds up.
+    rate that was asked for, for as long as requests were under way. Of a cell that took turns, both
+    add up over these.
     """
-    turns = requests.groupby(requests["request"] // (turn_requests or len(requests)))
-    offered: Any = turns["scheduled_ns"].max() - turns["scheduled_ns"].min()
-    taken: Any = turns["end_ns"].max() - turns["sent_ns"].min()
-    return bool(offered.sum() < share * taken.sum())
+    offered = taken = 0.0
+    for _, turn in requests.groupby(requests["request"] // (turn_requests or len(requests))):
+        offered += turn["scheduled_ns"].max() - turn["scheduled_ns"].min()
+        sent, ended = np.sort(turn["sent_ns"]), np.sort(turn["end_ns"])
+        idle = np.maximum(sent[1:] - ended[:-1], 0).sum()
+        # Between requests there is one gap less than requests; of few, that is not little.
+        taken += (ended[-1] - sent[0] - idle) * (len(turn) - 1) / len(turn)
+    return bool(offered < share * taken)
 
 
 def order_of_sending(requests: pd.DataFrame) -> pd.DataFrame:

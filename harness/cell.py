@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -23,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from harness import runlock, turns
 from harness.errors import HarnessError
-from harness.load.spec import Load, columns
+from harness.load.spec import Load, OpenLoop, columns
 
 Tier = Literal["replay", "cpu", "gpu"]
 # vllm is the patched tree, vllm-stock the installed package as it came, replay the patched tree's
@@ -31,9 +30,10 @@ Tier = Literal["replay", "cpu", "gpu"]
 EngineName = Literal["vllm", "vllm-stock", "replay"]
 Policy = Literal["lru", "dbl", "arc", "slru", "s3fifo"]
 
-REQUESTS, TELEMETRY, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
+REQUESTS, TELEMETRY, TURNS, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
     "requests.parquet",
     "telemetry.parquet",
+    "turns.parquet",
     "summary.json",
     "provenance.json",
     "engine.log",
@@ -82,13 +82,16 @@ class CellSpec(BaseModel):
     def id(self) -> str:
         """The cell's name."""
         again = f"-again{self.repeat}" if self.repeat else ""
-        return f"{self.setting}-{self.engine}-{self.policy}{again}"
+        return f"{self._named(self.load.label)}-{self.engine}-{self.policy}{again}"
 
     @property
-    def setting(self) -> str:
-        """Name of what cells have in common whose policies or engines are compared."""
-        load = f"{self.load.mode}{self.load.label}"
-        return f"{self.workload}-{load}-{self.cache_tokens}-s{self.seed}"
+    def ring(self) -> str:
+        """Name of the group of cells that this one takes turns with."""
+        load = self.load
+        return self._named(load.ring if isinstance(load, OpenLoop) else load.label)
+
+    def _named(self, load: str) -> str:
+        return f"{self.workload}-{self.load.mode}{load}-{self.cache_tokens}-s{self.seed}"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -105,7 +108,7 @@ class WorkerOrder(BaseModel):
     """What a worker process is told, as JSON on its command line.
 
     ``cells`` are by the folder that each is written to; they share the model and the workload.
-    ``turn_fds`` are of ``Turns``, ``beside`` the cells that it takes turns with.
+    ``place`` is of ``Turns``, ``beside`` the cells that it takes turns with.
     """
 
     cells: dict[Path, CellSpec]
@@ -113,7 +116,7 @@ class WorkerOrder(BaseModel):
     workload: Path
     patches_sha256: str | None
     progress_fd: int
-    turn_fds: tuple[int, int]
+    place: turns.Place
     beside: tuple[str, ...] = ()
 
 
@@ -164,18 +167,18 @@ def run(
             parts = {partial: at}
         else:
             parts = {home: {home: spec} for home, spec in at.items()}
-        ring = turns.ring(len(parts))
-        for descriptor in chain(*ring):
+        places = turns.places(len(parts))
+        for descriptor in (*places[0].give, *(place.mine for place in places)):
             stack.callback(os.close, descriptor)
         workers = []
-        for (home, part), turn_fds in zip(parts.items(), ring, strict=True):
+        for (home, part), place in zip(parts.items(), places, strict=True):
             order = WorkerOrder(
                 cells=part,
                 model=model,
                 workload=workload,
                 patches_sha256=None if _is_stock(part) else patches_sha256,
                 progress_fd=-1,
-                turn_fds=turn_fds,
+                place=place,
                 beside=tuple(spec.id for spec in cells.values() if spec not in part.values()),
             )
             name = folder.name if home == partial else home.name
@@ -255,7 +258,7 @@ def _worker(
             stdout=said,
             stderr=subprocess.STDOUT,
             env=environment,
-            pass_fds=[writing, *order.turn_fds],
+            pass_fds=[writing, order.place.mine, *order.place.give],
             start_new_session=True,
         )
         os.close(writing)

@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("table", help="write cells.csv from measured cells")
     table.add_argument("cells", type=Path, nargs="+")
     table.add_argument("--output", type=Path, required=True)
-    table.set_defaults(run=lambda a: tables.write_cells(a.cells, a.output))
+    table.set_defaults(run=_table)
 
     comparison = commands.add_parser("policies", help="compare policies with each other and bounds")
     comparison.add_argument("cells", type=Path, help="cells.csv")
@@ -283,6 +283,13 @@ def _gate(arguments: argparse.Namespace) -> None:
     print(gate.table(night, history, judgements), flush=True)
     if alarms := gate.alarms(judgements):
         raise HarnessError("\n  ".join([f"{arguments.verdicts} raises alarms:", *alarms]))
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    tables.write_cells(arguments.cells, arguments.output)
+    table = tables.read_cells(arguments.output)
+    for _, cell in table[table["disturbed"].notna()].iterrows():
+        print(f"warning: cell {cell['cell']} was disturbed: {cell['disturbed']}", file=sys.stderr)
 
 
 def _policies(arguments: argparse.Namespace) -> None:

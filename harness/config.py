@@ -61,9 +61,10 @@ class TierSettings(_Section):
     )
     take_turns: bool = Field(
         False,
-        description="cells that differ in policy, engine or repeat only are measured in turns, "
-        "batch by batch, so that a machine whose speed drifts does so for all of them; their "
-        "engines run side by side and need memory for all",
+        description="cells that differ in policy, engine or repeat only (open loops with "
+        "`turn_requests`: or in their rate) are measured in turns, batch by batch, so that a "
+        "machine whose speed drifts does so for all of them; their engines run side by side and "
+        "need memory for all",
     )
 
 
@@ -220,7 +221,7 @@ class Config(_Section):
             if cell.tier == "replay":
                 groups.setdefault(replay_group(cell.workload, cell.seed), {})[name] = cell
             elif self.tiers[cell.tier].take_turns:
-                groups.setdefault(cell.setting, {})[name] = cell
+                groups.setdefault(cell.ring, {})[name] = cell
             else:
                 groups[name] = {".": cell}
         return groups

@@ -8,40 +8,61 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 _TURN = b"t"
 
 
-def ring(count: int) -> list[tuple[int, int]]:
-    """Return a pair of descriptors for ``Turns`` for each of so many processes.
+def order(round_: int, count: int) -> list[int]:
+    """Return who comes after whom in a round, of so many.
 
-    The first one's turn it is. Who made them keeps them open until all processes have ended, so
-    that none of these is hurt by another's end.
+    The order is reversed in every other round, so that what drifts steadily meets all alike, and
+    rotated by one after these two, so that none is always at an end: who ends one round begins the
+    next, on caches that are still its own.
+    """
+    row = [(round_ // 2 + i) % count for i in range(count)]
+    return row[::-1] if round_ % 2 else row
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process's place among those that take turns.
+
+    ``mine`` is a descriptor that has something to read when the turn is this process's, ``give``
+    has one for each process, itself included, to give it the turn; ``number`` is its own there.
+    """
+
+    number: int
+    mine: int
+    give: tuple[int, ...]
+
+
+def places(count: int) -> list[Place]:
+    """Return a place for each of so many processes; it is the first one's turn.
+
+    Who made them keeps their descriptors open until all processes have ended, so that none of these
+    is hurt by another's end.
     """
     pipes = [os.pipe() for _ in range(count)]
-    os.write(pipes[0][1], _TURN)
-    return [(pipes[i][0], pipes[(i + 1) % count][1]) for i in range(count)]
+    give = tuple(writing for _, writing in pipes)
+    os.write(give[order(0, count)[0]], _TURN)
+    return [Place(number, reading, give) for number, (reading, _) in enumerate(pipes)]
 
 
 class Turns:
-    """One process's place in a ring in which a turn is handed on.
+    """The turns of one process. All must have as many: who has left takes no turn, and keeps it."""
 
-    Args:
-        mine: Descriptor that has something to read when the turn is this process's.
-        after: Descriptor to hand it on.
-
-    """
-
-    def __init__(self, mine: int, after: int) -> None:
-        self._mine, self._after = mine, after
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._round = 0
         self.waited = 0.0
         """Seconds spent waiting, so far."""
 
     @classmethod
     def alone(cls) -> "Turns":
-        """Return the place of a process that is its whole ring."""
-        ((mine, after),) = ring(1)
-        return cls(mine, after)
+        """Return the turns of a process that has nobody beside it."""
+        (place,) = places(1)
+        return cls(place)
 
     @contextlib.contextmanager
     def take(self) -> Iterator[None]:
@@ -53,14 +74,17 @@ class Turns:
             self._hand_on()
 
     def offer(self) -> None:
-        """Within ``take``: let all others have a turn, and wait for the next."""
+        """Within ``take``: let all others have theirs of this round, and wait for the next."""
         self._hand_on()
         self._wait()
 
     def _wait(self) -> None:
         start = time.monotonic()
-        os.read(self._mine, len(_TURN))
+        os.read(self._place.mine, len(_TURN))
         self.waited += time.monotonic() - start
 
     def _hand_on(self) -> None:
-        os.write(self._after, _TURN)
+        number, give = self._place.number, self._place.give
+        coming = order(self._round, len(give)) + order(self._round + 1, len(give))
+        self._round += 1
+        os.write(give[coming[coming.index(number) + 1]], _TURN)

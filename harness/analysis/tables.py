@@ -37,10 +37,12 @@ _KEYS = {
     "cell": "cell",
     "repeat": "repeat",
 }
+# The same, of those that came later.
+_LATER_KEYS = {"disturbed": "disturbed"}
 # Where a cell's numbers come from.
 ORIGIN = ["engine_version", "patches_sha256", "model_sha256", "machine", "measured_at", "git"]
 # Other programs read these by name or by place: only append.
-COLUMNS = [*_KEYS, *ORIGIN, "folder"]
+COLUMNS = [*_KEYS, *ORIGIN, "folder", *_LATER_KEYS]
 # Not a number where they do not apply, whole where they do.
 _WHOLE = ["batch_size", "cache_tokens", "seed", "requests", "repeat"]
 _ORDER = ["tier", "workload", "mode", "batch_size", "request_rate", "cache_tokens", "seed"]
@@ -83,7 +85,7 @@ def _cells(folder: Path) -> list[Path]:
 
 
 def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
-    keys = dict(_KEYS)
+    keys = _KEYS | _LATER_KEYS
     if summary["mode"] == "open-loop":
         keys |= {
             column: key.replace("_ttft_ms", "_ttft_scheduled_ms")

@@ -34,6 +34,7 @@ from harness.engines.server import Server
 from harness.errors import HarnessError
 from harness.load.client import Outcome, headers
 from harness.load.spec import ClosedLoop, Load, OpenLoop
+from harness.measure.disturbance import Watch
 from harness.measure.validity import ClientLoad
 from harness.turns import Turns
 from workloads.file import BlockRequest, BlockWorkload, Header
@@ -498,6 +499,7 @@ def main() -> None:
             Server(server.url, server.process),
             order.folder,
             Turns.alone(),
+            Watch(),
             lambda: None,
         )
         cpu_seconds = time.process_time()

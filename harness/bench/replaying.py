@@ -15,7 +15,7 @@ from harness import cell
 from harness.bench.replay import Order
 from harness.cell import CellSpec, WorkerOrder
 from harness.load import batch
-from harness.turns import Turns
+from harness.turns import Place, Turns
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def _ms_per_request(spec: CellSpec, order: Order) -> float:
                 workload=order.workloads[spec.workload],
                 patches_sha256=None,
                 progress_fd=-1,
-                turn_fds=(-1, -1),
+                place=Place(0, -1, (-1,)),
             ),
             Turns.alone(),
             report=lambda _: clock.append(time.process_time()),

@@ -26,7 +26,7 @@ def main() -> None:
         try:
             measure(
                 order,
-                Turns(*order.turn_fds),
+                Turns(order.place),
                 report=lambda message: print(message, file=progress),
             )
         except (HarnessError, WorkloadError) as error:

@@ -1,6 +1,7 @@
 """Batch mode: as many requests together as the batch size says, the next when all have finished."""
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from harness.cell import METRICS, CellSpec, WorkerOrder
 from harness.engines.base import Completion, Engine
 from harness.load.spec import Batch
 from harness.measure import records
+from harness.measure.disturbance import Watch
 from harness.measure.provenance import provenance
 from harness.measure.records import RequestRecord, TelemetryRecord
 from harness.measure.summary import summarize
@@ -72,6 +74,7 @@ def _measure(
     requests, warm_up = workload.requests, workload.header.warm_up
     rows: list[RequestRecord] = []
     telemetry: list[TelemetryRecord] = []
+    watch = Watch() if spec.tier == "replay" else Watch(os.getpid())
     reports = {len(requests) * i // _REPORTS for i in range(1, _REPORTS + 1)}
     assert isinstance(spec.load, Batch)
     with turns.take():
@@ -79,7 +82,8 @@ def _measure(
         turns.offer()
         fresh = engine.counters()
         for batch in batches(requests, spec.load.batch_size, warm_up):
-            completions = engine.generate(batch)
+            with watch.turn(batch[0].request):
+                completions = engine.generate(batch)
             rows += [
                 _record(*pair, len(rows) < warm_up) for pair in zip(batch, completions, strict=True)
             ]
@@ -90,7 +94,7 @@ def _measure(
                 report(f"{len(rows)}/{len(requests)} requests, hit rate {hit_rate:.3f}")
             # After the last, too: what is left to do would cost the others time.
             turns.offer()
-    summary = summarize(spec, rows, fresh, engine.counters())
+    summary = summarize(spec, rows, fresh, engine.counters(), turns=watch.turns)
     if metrics := engine.metrics_text():
         (folder / METRICS).write_text(metrics)
     source = provenance(
@@ -99,7 +103,7 @@ def _measure(
         engine_version=engine.version,
         engine_file=engine.imported_from,
     )
-    records.write(folder, rows, telemetry, summary, source)
+    records.write(folder, rows, telemetry, watch.turns, summary, source)
     return float(summary["hit_rate"])
 
 

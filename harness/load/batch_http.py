@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from harness.load.client import Body, Client, Outcome
+from harness.measure.disturbance import Watch
 from harness.turns import Turns
 
 
@@ -13,6 +14,7 @@ async def drive(
     bodies: Sequence[Body],
     batches: Iterable[Sequence[int]],
     turns: Turns,
+    watch: Watch,
     done: Callable[[], object] = lambda: None,
 ) -> list[tuple[int, Outcome]]:
     """Send batch after batch.
@@ -22,6 +24,7 @@ async def drive(
         bodies: What to send.
         batches: The numbers of the requests of each batch, in order.
         turns: Offered after each batch.
+        watch: Told of each.
         done: Called after each answer.
 
     Returns:
@@ -36,8 +39,9 @@ async def drive(
 
     results: list[tuple[int, Outcome]] = []
     for batch in batches:
-        scheduled_ns = time.monotonic_ns()
-        outcomes = await asyncio.gather(*map(send, batch))
+        with watch.turn(batch[0]):
+            scheduled_ns = time.monotonic_ns()
+            outcomes = await asyncio.gather(*map(send, batch))
         results += [(scheduled_ns, outcome) for outcome in outcomes]
         await asyncio.to_thread(turns.offer)
     return results

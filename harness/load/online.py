@@ -24,7 +24,8 @@ from harness.load import arrivals, batch_http, closed_loop, open_loop
 from harness.load.batch import batches
 from harness.load.client import Client, Outcome, body, connect
 from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
-from harness.measure import counters, records
+from harness.measure import counters, disturbance, records
+from harness.measure.disturbance import Watch
 from harness.measure.provenance import provenance
 from harness.measure.summary import summarize
 from harness.measure.validity import ClientLoad
@@ -77,6 +78,7 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
         lengths = [len(prompt) for prompt in prompts]
         server.warm_up(warm_up_prompts(lengths, tokenizer.vocab_size, spec.seed))
         fresh = server.counters()
+        watch = Watch(os.getpid(), *disturbance.processes_of(server.process.pid))
         sent, client = drive(
             spec.load,
             workload,
@@ -85,6 +87,7 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
             server,
             temporary,
             turns,
+            watch,
             _progress(len(prompts), report),
         )
         metrics, version = server.metrics_text(), server.version
@@ -97,9 +100,9 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
         )
         for request, (scheduled_ns, outcome) in zip(workload.requests, sent, strict=True)
     ]
-    summary = summarize(spec, rows, fresh, counters.parse(metrics), client)
+    summary = summarize(spec, rows, fresh, counters.parse(metrics), client, watch.turns)
     (folder / METRICS).write_text(metrics)
-    records.write(folder, rows, [], summary, source)
+    records.write(folder, rows, [], watch.turns, summary, source)
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
@@ -128,6 +131,7 @@ def drive(
     server: Server,
     temporary: Path,
     turns: Turns,
+    watch: Watch,
     done: Callable[[], object],
 ) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
     """Send a workload to a server as a load says.
@@ -140,6 +144,7 @@ def drive(
         server: To whom.
         temporary: A folder for what is only needed meanwhile.
         turns: Offered after each batch or an open loop's ``turn_requests``.
+        watch: Told of each turn.
         done: Called after each answer.
 
     Returns:
@@ -151,7 +156,8 @@ def drive(
 
     """
     if isinstance(load, ClosedLoop):
-        return closed_loop.drive(load, workload, prompts, seed, server, temporary, done)
+        with watch.turn(first_request=0):
+            return closed_loop.drive(load, workload, prompts, seed, server, temporary, done)
     bodies = [
         body(MODEL, prompt, request.output_tokens)
         for prompt, request in zip(prompts, workload.requests, strict=True)
@@ -166,12 +172,12 @@ def drive(
         if isinstance(load, OpenLoop):
             offsets = arrivals.offsets_ns(load, workload, seed).tolist()
             return await open_loop.drive(
-                client, bodies, offsets, max_streams, turns, load.turn_requests, done
+                client, bodies, offsets, max_streams, turns, watch, load.turn_requests, done
             )
         assert isinstance(load, BatchHTTP)
         cut = batches(workload.requests, load.batch_size, workload.header.warm_up)
         numbers = [[request.request for request in batch] for batch in cut]
-        return await batch_http.drive(client, bodies, numbers, turns, done)
+        return await batch_http.drive(client, bodies, numbers, turns, watch, done)
 
     # Collecting what is there already would hold up the first requests.
     gc.collect()

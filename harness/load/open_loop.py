@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from harness.load.alarm import Alarm
 from harness.load.client import Body, Client, Outcome
+from harness.measure.disturbance import Watch
 from harness.turns import Turns
 
 # Before the first request is due.
@@ -25,6 +26,7 @@ async def drive(
     offsets_ns: Sequence[int],
     max_streams: int,
     turns: Turns,
+    watch: Watch,
     turn_requests: int | None = None,
     done: Callable[[], object] = lambda: None,
 ) -> list[tuple[int, Outcome]]:
@@ -36,6 +38,7 @@ async def drive(
         offsets_ns: When each is due, in ns after the first; ascending.
         max_streams: A request that is due while so many are open is dropped, and says so.
         turns: Offered after so many requests as follow.
+        watch: Told of each turn.
         turn_requests: Requests a turn; None: all.
         done: Called after each answer.
 
@@ -53,10 +56,12 @@ async def drive(
         pause_ns = 0
         if first:
             await asyncio.to_thread(turns.offer)
-            pause_ns = max(0, time.monotonic_ns() + _LEAD_NS - due_ns[0])
-        outcomes = await _send(
-            client, first, bodies[part], [due + pause_ns for due in due_ns], max_streams, done
-        )
+        with watch.turn(first):
+            if first:
+                pause_ns = max(0, time.monotonic_ns() + _LEAD_NS - due_ns[0])
+            outcomes = await _send(
+                client, first, bodies[part], [due + pause_ns for due in due_ns], max_streams, done
+            )
         results += [
             (due, outcome.moved(-pause_ns)) for due, outcome in zip(due_ns, outcomes, strict=True)
         ]

@@ -76,11 +76,24 @@ class OpenLoop(_Load):
     @property
     def label(self) -> str:
         """How the names of cells say it."""
-        turn = "" if self.turn_requests is None else f"-n{self.turn_requests}"
         if self.arrivals == "trace":
-            return f"-trace-x{self.speed or 1:g}{turn}"
-        shape = "" if self.burstiness is None else f"-b{self.burstiness:g}"
-        return f"-{self.arrivals}{shape}-r{self.request_rate:g}{turn}"
+            return f"-trace-x{self.speed or 1:g}{self._turn}"
+        return f"-{self._process}-r{self.request_rate:g}{self._turn}"
+
+    @property
+    def ring(self) -> str:
+        """The label of what takes turns together: with turns of so many requests, all rates."""
+        if self.arrivals == "trace" or self.turn_requests is None:
+            return self.label
+        return f"-{self._process}{self._turn}"
+
+    @property
+    def _process(self) -> str:
+        return self.arrivals + ("" if self.burstiness is None else f"-b{self.burstiness:g}")
+
+    @property
+    def _turn(self) -> str:
+        return "" if self.turn_requests is None else f"-n{self.turn_requests}"
 
 
 class ClosedLoop(_Load):

@@ -1,6 +1,7 @@
 """Records of requests and policy state, and the files that a cell leaves behind.
 
-``requests.parquet`` has one row a request, ``telemetry.parquet`` one row a batch.
+``requests.parquet`` has one row a request, ``telemetry.parquet`` one row a batch, ``turns.parquet``
+one row a turn.
 """
 
 import dataclasses
@@ -13,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.cell import PROVENANCE, REQUESTS, SUMMARY, TELEMETRY
+from harness.cell import PROVENANCE, REQUESTS, SUMMARY, TELEMETRY, TURNS
 from harness.load.client import Outcome
 from harness.load.stream import Status
+from harness.measure.disturbance import Turn
 from workloads.file import Request
 
 
@@ -117,18 +119,23 @@ _REQUEST_SCHEMA = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
+_TURN_SCHEMA = pa.schema(
+    [*_integers("first_request"), *_integers("start end run_delay steal", "_ns")]
+)
 
 
 def write(
     folder: Path,
     rows: Sequence[RequestRecord],
     telemetry: Sequence[TelemetryRecord],
+    turns: Sequence[Turn],
     summary: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
     """Write a cell's files but for what the engine itself writes.
 
-    ``telemetry.parquet`` has ``request`` and one column for each name of the policy's state.
+    ``telemetry.parquet`` has ``request`` and one column for each name of the policy's state,
+    ``turns.parquet`` the columns of ``disturbance.Turn``; without a clock there is none.
     """
     table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=_REQUEST_SCHEMA)
     pq.write_table(table, folder / REQUESTS)
@@ -137,5 +144,8 @@ def write(
         for name in (telemetry[0].state if telemetry else ())
     }
     pq.write_table(pa.table(columns), folder / TELEMETRY)
+    if turns:
+        rows_of_turns = [dataclasses.asdict(turn) for turn in turns]
+        pq.write_table(pa.Table.from_pylist(rows_of_turns, schema=_TURN_SCHEMA), folder / TURNS)
     (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")

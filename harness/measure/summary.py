@@ -7,7 +7,8 @@ import numpy as np
 
 from harness.cell import CellSpec
 from harness.engines.base import Counters
-from harness.measure import validity
+from harness.measure import disturbance, validity
+from harness.measure.disturbance import Turn
 from harness.measure.records import RequestRecord
 from harness.measure.validity import ClientLoad
 
@@ -18,6 +19,7 @@ def summarize(
     fresh: Counters,
     after: Counters,
     client: ClientLoad | None = None,
+    turns: Sequence[Turn] = (),
 ) -> dict[str, Any]:
     """Return totals, percentiles, hit rates and validity of one cell.
 
@@ -31,6 +33,7 @@ def summarize(
         fresh: The engine's counters before the first request.
         after: Its counters when the last had finished.
         client: What sending them cost; None in process.
+        turns: What disturbed them; none without a clock.
 
     """
     counted = [row for row in rows if not row.warm_up]
@@ -66,6 +69,7 @@ def summarize(
         "ttft_kind": "measured" if any(row.ttft_ms is not None for row in ok) else None,
         **validity.dispatch(counted),
         **(client.summary if client else {}),
+        **disturbance.summary(turns),
         "valid": not reasons,
         "invalid_reason": "; ".join(reasons),
     }

@@ -168,7 +168,7 @@ def test_engine_that_dies_under_load_ends_the_cell_with_its_log(
     bench: Bench, tmp_path: Path
 ) -> None:
     load: Load = OpenLoop(mode="open-loop", request_rate=2)
-    process = bench.start(bench.cell("vllm", "arc", load).setting, tmp_path / "cells" / "c")
+    process = bench.start(bench.cell("vllm", "arc", load).ring, tmp_path / "cells" / "c")
     assert process.stderr is not None
     said = ""
     while "server ready" not in said:
@@ -196,7 +196,7 @@ def test_workload_of_another_tokenizer_is_refused_before_a_server_starts(
     changed = [r.model_copy(update={"prompt_tokens": 7}) for r in given.requests]
     other = tmp_path / "other.jsonl"
     file.write(other, type(given)(given.header, tuple(changed), given.texts))  # type: ignore
-    run = bench.run(bench.cell("vllm", "arc", _BATCHES).setting, tmp_path / "c", other)
+    run = bench.run(bench.cell("vllm", "arc", _BATCHES).ring, tmp_path / "c", other)
     assert run.returncode == 1
     assert "it was made with another tokenizer" in run.stderr
     assert "Traceback" not in run.stderr

@@ -48,6 +48,7 @@ def test_cell_is_whole_and_valid(bench: Bench, policy: str, batch_size: int) -> 
     assert {path.name for path in folder.iterdir()} == {
         "requests.parquet",
         "telemetry.parquet",
+        "turns.parquet",
         "summary.json",
         "provenance.json",
         "engine.log",
@@ -62,6 +63,10 @@ def test_cell_is_whole_and_valid(bench: Bench, policy: str, batch_size: int) -> 
     assert (requests["cached_tokens"] <= 32 * requests["cached_blocks"]).all()
     assert (requests["cached_blocks"] <= requests["queried_blocks"]).all()
     assert (requests["sent_ns"] < requests["first_token_ns"]).all()
+    turns = pd.read_parquet(folder / "turns.parquet")
+    assert list(turns["first_request"]) == list(requests["request"][::batch_size])
+    assert (turns["run_delay_ns"] >= 0).all()
+    assert 0 <= summary["run_delay_share"] < 1
     # The engine stamps arrivals with the wall clock, so a little slack where the two meet.
     assert (requests["first_token_ns"] < requests["end_ns"] + 1_000_000).all()
     assert f"Prefix cache eviction policy: {policy}" in (folder / "engine.log").read_text()

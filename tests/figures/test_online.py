@@ -175,6 +175,14 @@ def test_what_turns_of_a_saturated_server_take_adds_up() -> None:
     assert online.is_saturated(requests, turn_requests=10)
 
 
+@pytest.mark.parametrize(("service_ms", "saturated"), [(80, False), (120, True)])
+def test_short_turns_alone_do_not_make_a_server_saturated(service_ms: int, saturated: bool) -> None:
+    # One at a time, in turns of 16 that are due within 1.5 s: the last answer is not lateness.
+    waits = [max(service_ms, (service_ms - 100) * place + service_ms) for place in range(16)]
+    requests = _requests(*(due(i, 100 * i, waits[i % 16]) for i in range(160)))
+    assert online.is_saturated(requests, turn_requests=16) == saturated
+
+
 def test_order_of_sending_is_not_that_of_the_workload() -> None:
     requests = _requests(record(0, 50, 1), record(1, 0, 1), record(2, 100, 1), record(3, 50, 1))
     assert list(online.order_of_sending(requests)["request"]) == [1, 0, 3, 2]

@@ -67,6 +67,8 @@ _CLAIMS = [
     _claim(2, **_NOT_RUN, verdict="not run", tier="gpu", reason="Config cpu has no tier gpu."),
 ]
 
+_DISTURBED = "waiting for a core took 18 % of its time, steal 3 %"
+
 
 def _made(spec: CellSpec) -> Sequence[RequestRecord] | str:
     if spec.policy == "dbl":
@@ -93,6 +95,7 @@ def folder(root: Path, tmp_path: Path) -> Path:
         machine="A CPU, 2 cores",
         measured_at=[f"2026-11-{10 + day}T00:00:00Z" for day in range(len(made.cells))],
         git="b5fc7d5a9c0e" * 3,
+        disturbed=made.cells["tier"].map({"cpu": _DISTURBED}),
     )
     cells.to_csv(tmp_path / "cells.csv", index=False)
     table = policies.compare(cells, [])
@@ -187,6 +190,8 @@ def test_figure_has_picture_caption_tier_cells_and_origin(folder: Path, page: st
     assert "measured 2026-11-14 00:00 UTC to 2026-11-19 00:00 UTC git revision b5fc7d5a9c0e" in said
     measured_ttft = _words(_article(page, "online-ttft"))
     assert "lru 9,984 100k open loop, Poisson arrivals, 8 requests/s 42 0.400 50.0" in measured_ttft
+    assert f" measured yes; disturbed: {_DISTURBED}" in measured_ttft
+    assert "disturbed" not in said
     # What the noise is told by.
     assert "-lru-again1 " in measured_ttft
 

@@ -113,7 +113,7 @@ def test_cells_that_are_compared_take_turns(
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER", "take turns")
     _run_three(folder)
-    assert (folder.parent / "log").read_text() == "abcabcabc"
+    assert (folder.parent / "log").read_text() == "abccbabca"
     assert {path.name for path in folder.iterdir()} == {"a", "b", "c"}
     for name in ("a", "b", "c"):
         files = {path.name for path in (folder / name).iterdir()}
@@ -128,6 +128,20 @@ def test_one_that_dies_ends_all_and_is_the_one_that_is_named(
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER", "one dies")
     reason = "(?s)cell b: the engine died with exit code 3.*ValueError: no such device"
+    with pytest.raises(HarnessError, match=reason):
+        _run_three(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["c.failed.log"]
+    pids = _pids(capsys.readouterr().err)
+    assert len(pids) == 6
+    wait_for(lambda: not any(map(is_running, pids)))
+
+
+def test_one_that_hangs_within_its_turn_ends_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "one hangs")
+    monkeypatch.setattr(cell, "STALL_SECONDS", 4.0)
+    reason = "the engine showed no progress for 4 s, nor did those that it takes turns with"
     with pytest.raises(HarnessError, match=reason):
         _run_three(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["c.failed.log"]

@@ -178,6 +178,33 @@ def test_replay_groups_share_workload_and_seed() -> None:
     assert len(parsed.cells) == 8 + 16
 
 
+def test_cells_that_take_turns_share_all_but_policy_repeat_and_an_open_loops_rate() -> None:
+    loads = [
+        *({"mode": "batch", "batch_size": size} for size in (1, 8)),
+        *({"mode": "open-loop", "request_rate": rate} for rate in (9, 10)),
+        *({"mode": "open-loop", "request_rate": rate, "turn_requests": 16} for rate in (9, 10)),
+        {"mode": "open-loop", "request_rate": 9, "turn_requests": 8},
+    ]
+    content = _changed("tiers.cpu.take_turns", True)
+    content["experiments"]["one"] |= {"loads": loads, "cache_tokens": [50000], "seeds": [1]}
+    content["experiments"]["noise"] = content["experiments"]["one"] | {
+        "policies": ["lru"],
+        "loads": [loads[5]],
+        "repeats": 2,
+    }
+    groups = config.parse(content, "test").groups
+    assert {name: len(cells) for name, cells in groups.items()} == {
+        "docqa-quality-batch1-6240-s1": 2,
+        "docqa-quality-batch8-6240-s1": 2,
+        "docqa-quality-open-loop-poisson-r9-6240-s1": 2,
+        "docqa-quality-open-loop-poisson-r10-6240-s1": 2,
+        "docqa-quality-open-loop-poisson-n16-6240-s1": 5,
+        "docqa-quality-open-loop-poisson-n8-6240-s1": 2,
+    }
+    rates = groups["docqa-quality-open-loop-poisson-n16-6240-s1"]
+    assert all(name == cell.id for name, cell in rates.items())
+
+
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="no such config"):
         config.load(tmp_path / "none.yaml")

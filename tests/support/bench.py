@@ -71,9 +71,9 @@ class Bench:
 
     def measure(self, engine: str, policy: str, load: Load = _SINGLE, repeat: int = 0) -> Path:
         spec = self.cell(engine, policy, load, repeat)
-        output = self.folder / spec.setting
+        output = self.folder / spec.ring
         if not output.exists():
-            run = self.run(spec.setting, output)
+            run = self.run(spec.ring, output)
             assert run.returncode == 0, run.stderr
         return output / spec.id
 

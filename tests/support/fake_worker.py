@@ -35,17 +35,19 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(300)
         (home,) = order.cells
-        turns = Turns(*order.turn_fds)
+        turns = Turns(order.place)
         if behaviour == "take turns":
             with turns.take():
                 for _ in range(3):
                     with (home.parent.parent / "log").open("a") as log:
                         log.write(home.name)
                     turns.offer()
-        if behaviour == "one dies":
+        if behaviour in ("one dies", "one hangs"):
             with turns.take():
                 turns.offer()
                 if home.name == "b":
+                    if behaviour == "one hangs":
+                        time.sleep(300)
                     print("ValueError: no such device")
                     sys.exit(3)
                 turns.offer()

@@ -112,7 +112,7 @@ def _write(spec: CellSpec, made: Sequence[RequestRecord] | str, folder: Path) ->
         sum(record.cached_tokens or 0 for record in ok),
     )
     folder.mkdir(parents=True)
-    records.write(folder, made, [], summarize(spec, made, Counters(0, 0), counted), {})
+    records.write(folder, made, [], [], summarize(spec, made, Counters(0, 0), counted), {})
 
 
 def record(number: int, at_ms: float, ttft_ms: float, **changes: Any) -> RequestRecord:

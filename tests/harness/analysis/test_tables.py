@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cell
+from harness import cell, cli
 from harness.analysis import tables
 from harness.cell import CellSpec
 from harness.errors import HarnessError
@@ -14,7 +14,7 @@ _COLUMNS = (
     "tier,engine,policy,workload,mode,batch_size,request_rate,cache_tokens,seed,requests,hit_rate,"
     "hit_rate_per_block,ttft_mean_ms,ttft_p50_ms,ttft_p90_ms,ttft_p99_ms,ttft_kind,valid,"
     "invalid_reason,cell,repeat,engine_version,patches_sha256,model_sha256,machine,measured_at,"
-    "git,folder"
+    "git,folder,disturbed"
 )
 
 
@@ -98,6 +98,20 @@ def test_ttft_is_from_when_a_request_was_due_in_an_open_loop_only(tmp_path: Path
     assert list(table.loc["open", columns]) == [112.5, 112.0, 113.0, 114.0]
     assert list(table.loc["closed", columns]) == [12.5, 12.0, 13.0, 14.0]
     assert list(table.loc["http", columns]) == [12.5, 12.0, 13.0, 14.0]
+
+
+def test_disturbed_cell_stays_valid_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = "waiting for a core took 18 % of its time, steal 3 %"
+    given = [_cell(tmp_path / "a", disturbed=lost), _cell(tmp_path / "b", disturbed="")]
+    output = tmp_path / "cells.csv"
+    assert cli.main(["table", *map(str, given), "--output", str(output)]) == 0
+    assert capsys.readouterr().err == f"warning: cell a was disturbed: {lost}\n"
+    table = tables.read_cells(output).set_index("cell")
+    assert table["valid"].all()
+    assert table["disturbed"]["a"] == lost
+    assert table["disturbed"].isna()["b"]
 
 
 def test_missing_cell_and_other_table_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from support.load import Stand, bodies, by_request, in_order, stand, with_client
 from harness.bench.mock import Behaviour, Truth
 from harness.load import batch_http
 from harness.load.client import Client, Outcome
+from harness.measure.disturbance import Watch
 from harness.turns import Turns
 
 
@@ -20,7 +21,7 @@ def _drive(
 
     async def run(client: Client) -> list[tuple[int, Outcome]]:
         return await batch_http.drive(
-            client, contents, given, Turns.alone(), lambda: answers.append(1)
+            client, contents, given, Turns.alone(), Watch(), lambda: answers.append(1)
         )
 
     sent = with_client(server.url, run)

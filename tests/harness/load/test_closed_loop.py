@@ -189,7 +189,7 @@ def test_faults_of_the_mock_as_the_other_client_sees_them(
                 assert type(value) is type(asdict(other)[name]), name
     request = workload(requests=1).requests[0]
     rows = [records.of_outcome(request, False, None, outcome) for outcome in outcomes]
-    records.write(tmp_path, rows, [], {}, {})
+    records.write(tmp_path, rows, [], [], {}, {})
 
 
 @pytest.mark.parametrize("place", ["variable", ".locust.conf", "locust.conf", "pyproject.toml"])

@@ -27,9 +27,10 @@ from harness.load import arrivals, online
 from harness.load.client import Outcome, connect
 from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.measure import records, validity
+from harness.measure.disturbance import Watch
 from harness.measure.summary import summarize
 from harness.measure.validity import ClientLoad
-from harness.turns import Turns
+from harness.turns import Place, Turns
 from workloads import file
 from workloads.file import TextWorkload
 
@@ -46,7 +47,9 @@ def _drive(
     server: Stand, load: Load, work: TextWorkload, folder: Path, seed: int = 1
 ) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
     given = prompts(len(work.requests))
-    return online.drive(load, work, given, seed, server, folder, Turns.alone(), lambda: None)
+    return online.drive(
+        load, work, given, seed, server, folder, Turns.alone(), Watch(), lambda: None
+    )
 
 
 def _summarize(
@@ -231,7 +234,7 @@ class _Cell:
             workload=workload_file,
             patches_sha256=None,
             progress_fd=-1,
-            turn_fds=(-1, -1),
+            place=Place(0, -1, (-1,)),
         )
         online.measure(order, Turns.alone(), report)
         summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
@@ -274,6 +277,13 @@ def test_cell_that_is_valid_leaves_its_files(cell: _Cell) -> None:
         np.mean(table["first_token_ns"] - table["sent_ns"]) / 1e6
     )
     assert "vllm:prefix_cache_hits_total" in (cell.folder / "metrics.prom").read_text()
+    turns = pd.read_parquet(cell.folder / "turns.parquet")
+    assert list(turns["first_request"]) == list(range(0, 40, 4))
+    assert (turns["start_ns"].to_numpy() <= table["scheduled_ns"][::4].to_numpy()).all()
+    assert (turns["end_ns"].to_numpy() >= table["end_ns"][3::4].to_numpy()).all()
+    assert summary["run_delay_share"] == pytest.approx(
+        turns["run_delay_ns"].sum() / (turns["end_ns"] - turns["start_ns"]).sum()
+    )
     provenance = json.loads((cell.folder / "provenance.json").read_text())
     assert provenance["engine"]["version"] == "mock"
 

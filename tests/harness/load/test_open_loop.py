@@ -1,3 +1,4 @@
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -9,9 +10,11 @@ from support.load import Stand, bodies, by_request, in_order, stand, with_client
 from harness.bench.mock import Behaviour
 from harness.load import open_loop
 from harness.load.client import Client, Outcome
-from harness.turns import Turns, ring
+from harness.measure.disturbance import Watch
+from harness.turns import Turns, places
 
 _MS = 1_000_000
+_NOTHING = Watch()
 
 
 def _drive(
@@ -20,6 +23,7 @@ def _drive(
     max_streams: int = 1000,
     turns: Turns | None = None,
     turn_requests: int | None = None,
+    watch: Watch = _NOTHING,
 ) -> tuple[list[tuple[int, Outcome]], int]:
     """Return scheduled times and outcomes, and how often an answer was reported."""
     answers = []
@@ -33,6 +37,7 @@ def _drive(
             offsets_ns,
             max_streams,
             turns or Turns.alone(),
+            watch,
             turn_requests,
             lambda: answers.append(1),
         )
@@ -119,7 +124,6 @@ def test_nothing_to_send(tmp_path: Path) -> None:
 def test_turns_are_taken_within_the_traffic_and_take_no_time_in_the_record(tmp_path: Path) -> None:
     offsets_ms = [20.0 * i for i in range(10)]
     behaviours = {"a": 40.0, "b": 5.0}
-    places = [Turns(*place) for place in ring(2)]
     sent: dict[str, list[tuple[int, Outcome]]] = {}
     spans: dict[str, list[tuple[int, int]]] = {}
 
@@ -135,9 +139,11 @@ def test_turns_are_taken_within_the_traffic_and_take_no_time_in_the_record(tmp_p
         ]
 
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(drive, behaviours, places))
-    # Turn by turn, to the last answer; "a" has the first.
-    order = [span for pair in zip(spans["a"], spans["b"], strict=True) for span in pair]
+        list(threads.map(drive, behaviours, map(Turns, places(2))))
+    # Turn by turn, to the last answer: who has the second begins the next round.
+    names = "abbaba"
+    left = {name: iter(own) for name, own in spans.items()}
+    order = [next(left[name]) for name in names]
     assert all(end < start for (_, end), (start, _) in pairwise(order))
     for outcomes in sent.values():
         due = np.array([scheduled_ns for scheduled_ns, _ in outcomes])
@@ -148,11 +154,16 @@ def test_turns_are_taken_within_the_traffic_and_take_no_time_in_the_record(tmp_p
 
 def test_without_others_a_turn_costs_no_time(tmp_path: Path) -> None:
     offsets_ms = [0.0, 10.0, 900.0, 910.0]
+    watch = Watch(os.getpid())
     with stand(Behaviour(ttft_ms=20), tmp_path) as server:
-        sent, _ = _drive(server, offsets_ms, turn_requests=2)
+        sent, _ = _drive(server, offsets_ms, turn_requests=2, watch=watch)
         truth = by_request(server.mock.truth())
     late_ms = [
         (truth[i].received_ns - scheduled_ns) / _MS for i, (scheduled_ns, _) in enumerate(sent)
     ]
     # The server's own clock, which nothing is taken off: the third was sent when it was due.
     assert max(late_ms) < 200
+    assert [turn.first_request for turn in watch.turns] == [0, 2]
+    for turn in watch.turns:
+        _, last = sent[turn.first_request + 1]
+        assert turn.start_ns < sent[turn.first_request][0] < (last.end_ns or 0) < turn.end_ns
