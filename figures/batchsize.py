@@ -31,8 +31,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     if not found["valid"].any():
         raise HarnessError(captions.none_valid(found))
     cells = one_cache(found[found["valid"]])
-    size = int(cells["cache_tokens"].iloc[0])
-    invalid = int((~found[found["cache_tokens"] == size]["valid"]).sum())
+    cache_tokens = int(cells["cache_tokens"].iloc[0])
+    invalid = int((~found[found["cache_tokens"] == cache_tokens]["valid"]).sum())
     # So that the batch sizes can be compared.
     cells = online.same_seeds(cells, ("batch_size",))
     sizes = sorted(set(cells["batch_size"]))
@@ -50,7 +50,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     style.face(
         figure,
         f"{title}. Tier replay: vLLM's scheduler and block pool without a model, cache of "
-        f"{size:,} tokens{where_papers_is(cells)}, block size "
+        f"{cache_tokens:,} tokens{where_papers_is(cells)}, block size "
         f"{results.config.tiers['replay'].block_size}, {int(cells['requests'].iloc[0]):,} requests "
         f"of {workload}; {captions.over_seeds(cells['seed'])}.",
         captions.not_drawn(invalid),
@@ -63,11 +63,11 @@ def one_cache(cells: pd.DataFrame) -> pd.DataFrame:
 
     Of several it is the paper's, if that is one of them, else the smallest.
     """
-    _, _, chosen = max(
-        (own["batch_size"].nunique(), round(own["x"].iloc[0]) == PAPERS_CACHE, -size)
-        for size, own in cells.groupby("cache_tokens")
-    )
-    return cells[cells["cache_tokens"] == -chosen]
+    batch_sizes = cells.groupby("cache_tokens")["batch_size"].nunique()
+    most = cells[cells["cache_tokens"].isin(batch_sizes[batch_sizes == batch_sizes.max()].index)]
+    papers = most[most["x"].round() == PAPERS_CACHE]
+    chosen = (most if papers.empty else papers)["cache_tokens"].min()
+    return cells[cells["cache_tokens"] == chosen]
 
 
 def where_papers_is(cells: pd.DataFrame) -> str:
