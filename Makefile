@@ -53,6 +53,7 @@ figures-from-reference: env ## Draw figures and judge claims from the results th
 		--output results/reference/claims.json
 	$(IN_ENV) python -m figures.report results/reference/config.yaml results/reference results/reference/report.html
 	$(IN_ENV) harness claims results/reference/claims.json
+	$(IN_ENV) python -m figures.check results/reference/config.yaml results/reference
 
 data: env ## Download the data sets that are not there, and list all (KV_DATA names their folder)
 	$(IN_ENV) harness data

@@ -82,6 +82,7 @@ localrules:
     claims,
     figure,
     report,
+    check,
 
 
 onstart:
@@ -101,6 +102,7 @@ rule figures:
         ),
         f"{RESULTS}/policies.md",
         f"{RESULTS}/report.html",
+        f"{RESULTS}/.figures-drawn",
 
 
 rule engine_tree:
@@ -333,7 +335,26 @@ rule report:
         " | tee -i {log} >&2"
 
 
+rule check:
+    """The last job, and the one that fails if a figure could not be drawn."""
+    input:
+        report=f"{RESULTS}/report.html",
+        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
+    output:
+        touch(f"{RESULTS}/.figures-drawn"),
+    log:
+        f"{RESULTS}/logs/check.log",
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, input: os.path.dirname(input.report),
+    shell:
+        "python -m figures.check {params.config} {params.results} 2>&1 | tee -i {log} >&2"
+
+
 rule figure:
+    """A figure, or a picture that says why there is none."""
     input:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",

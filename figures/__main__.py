@@ -1,7 +1,9 @@
 """Draws figures of a config's results into their folder.
 
 ``python -m figures NAME CONFIG RESULTS`` writes ``RESULTS/figures/NAME.png`` and ``.pdf``; ``all``
-for the name draws every figure of the config.
+for the name draws every figure of the config. In the place of a figure that cannot be drawn it
+writes a picture that says why, warns, and exits 0, so that a run goes on to its report;
+``python -m figures.check`` then fails.
 """
 
 import sys
@@ -20,18 +22,23 @@ def main() -> int:
     config, folder = map(Path, paths)
     try:
         found = results.read(config, folder)
-        for each in catalogue.names(found.config) if name == "all" else [name]:
-            _draw(found, each)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    for each in catalogue.names(found.config) if name == "all" else [name]:
+        _draw(found, each)
     return 0
 
 
 def _draw(found: Results, name: str) -> None:
     entry = catalogue.FIGURES[name]
-    figure = import_module(f"figures.{entry.module}").draw(found, entry)
-    style.foot(figure, captions.origin(found.cells_of(entry.tier, entry.workloads, entry.modes)))
+    try:
+        figure = import_module(f"figures.{entry.module}").draw(found, entry)
+        cells = found.cells_of(entry.tier, entry.workloads, entry.modes)
+        style.foot(figure, captions.origin(cells))
+    except HarnessError as error:
+        print(f"warning: {name} is not drawn: {error}", file=sys.stderr)
+        figure = style.not_drawn(entry.title, str(error))
     path = found.folder / "figures" / name
     style.save(figure, path.with_suffix(".png"), path.with_suffix(".pdf"))
 

@@ -11,14 +11,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from figures import captions, online, style
+from figures.batchsize import one_cache, where_papers_is
 from figures.catalogue import Entry
 from harness.analysis import noise, paper
 from harness.analysis.results import Results, not_run
 from harness.analysis.stats import Interval, blocks, ratio_interval
 from harness.errors import HarnessError
 
-# What the paper plots, in thousand tokens; its text says 20.
-PAPERS_CACHE = 200
 # Of our points to the left, and of the paper's to the right.
 _DODGE = 0.05
 
@@ -27,19 +26,19 @@ def draw(results: Results, entry: Entry) -> Figure:
     """Draw hit rates as bars and ratios of mean TTFT as points, beside the paper's.
 
     Raises:
-        HarnessError: if no cell is valid for another reason than that it could not be run.
+        HarnessError: if cells ran, and none on the patched engine is valid.
 
     """
     (workload,), title = entry.workloads, entry.title
-    cells = results.of(entry.tier, workload, "batch-http")
-    if reason := not_run(cells):
+    found = results.of(entry.tier, workload, "batch-http")
+    if reason := not_run(found):
         return style.not_run(title, reason)
-    invalid = int((~cells["valid"]).sum())
-    cells = cells[cells["valid"]]
+    cells = found[found["valid"]]
+    invalid = len(found) - len(cells)
     patched = cells[cells["engine"] == "vllm"]
     if patched.empty:
-        raise HarnessError(f"{title}: no valid cell of {workload} to draw")
-    patched = _one_cache(patched)
+        raise HarnessError(captions.none_valid(found[found["engine"] == "vllm"]))
+    patched = one_cache(patched)
     patched = online.same_seeds(patched, ("policy", "batch_size"))
     sizes = sorted(set(patched["batch_size"]))
 
@@ -53,13 +52,11 @@ def draw(results: Results, entry: Entry) -> Figure:
     _ratios(ratio, results, patched, sizes, published[~is_hit_rate], band)
     ratio.set_title("(b) Mean TTFT relative to LRU")
     size = int(patched["cache_tokens"].iloc[0])
-    at_papers = round(float(patched["x"].iloc[0])) == PAPERS_CACHE
     style.face(
         figure,
         f"{title}. {captions.engine(results, entry.tier)}, batches over HTTP. "
         f"{captions.workload(results, entry.tier, workload)}, "
-        f"{captions.cache(results, entry.tier, workload, size)}"
-        f"{'' if at_papers else f', where the paper has {PAPERS_CACHE}k'}; "
+        f"{captions.cache(results, entry.tier, workload, size)}{where_papers_is(patched)}; "
         f"{int(patched['requests'].iloc[0]):,} requests a cell, "
         f"{captions.seeds(patched['seed'])}.",
         "(a) Mean of the seeds, whiskers from the least to the largest."
@@ -71,14 +68,6 @@ def draw(results: Results, entry: Entry) -> Figure:
         captions.not_drawn(invalid),
     )
     return figure
-
-
-def _one_cache(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells of one cache size: the paper's if it is there, else the smallest."""
-    is_papers = cells["x"].round() == PAPERS_CACHE
-    is_smallest = cells["cache_tokens"] == cells["cache_tokens"].min()
-    chosen: pd.DataFrame = cells[is_papers if is_papers.any() else is_smallest]
-    return chosen
 
 
 def _hit_rates(cells: pd.DataFrame, sizes: list[float]) -> dict[str, list[Interval]]:
@@ -129,6 +118,9 @@ def _ratios(
         handles += [drawn, *style.paper_points(axes, beside, sizes, published, policy)]
     axes.axhline(1, color="black", linewidth=1)
     style.batch_sizes(axes, sizes)
+    if base.empty or not compared:
+        style.nothing(axes, "no cells of LRU and of another policy to compare")
+        return
     low, high = axes.dataLim.y0, axes.dataLim.y1
     room = 0.1 * max(high - low, 0.05)
     axes.set(ylabel="ratio to LRU (less is faster)", ylim=(low - room, high + 4 * room))

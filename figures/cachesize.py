@@ -25,25 +25,25 @@ _DODGE = 0.006
 
 
 def draw(results: Results, entry: Entry) -> Figure:
-    """Draw a figure of one workload, or why there is none.
+    """Draw a figure of one workload, or why it was not run.
 
     Raises:
-        HarnessError: if no cell is valid for another reason than that it could not be run.
+        HarnessError: if cells ran, and none is valid.
 
     """
     (workload,), title = entry.workloads, entry.title
     published = paper.joined(workload)
-    cells = results.of(entry.tier, workload)
-    cells = cells[cells["batch_size"] == 1]
+    found = results.of(entry.tier, workload)
+    found = found[found["batch_size"] == 1]
     if not published.empty:
         # The paper's figures have the paper's policies; policies.md has all.
-        cells = cells[cells["policy"].isin(style.PAPER_POLICIES)]
-    if reason := not_run(cells):
+        found = style.papers_policies(found)
+    if reason := not_run(found):
         return style.not_run(title, reason)
-    invalid = int((~cells["valid"]).sum())
-    cells = cells[cells["valid"]]
+    cells = found[found["valid"]]
+    invalid = len(found) - len(cells)
     if cells.empty:
-        raise HarnessError(f"{title}: no valid cell of {workload} to draw")
+        raise HarnessError(captions.none_valid(found))
 
     style.use()
     panels = 1 if published.empty else 2
@@ -72,7 +72,7 @@ def draw(results: Results, entry: Entry) -> Figure:
             axes.minorticks_off()
         axes.set_xlabel("KV cache size, thousand tokens")
     # The legend has room below the curves where it is beside a second panel, else above them.
-    hit_rate.set_ylim(0, hit_rate.dataLim.y1 * (1.1 if panels > 1 else 1.25))
+    style.from_zero(hit_rate, 1.1 if panels > 1 else 1.25)
     hit_rate.legend(
         handles=_legend(cells, results.policies, workload, not published.empty),
         loc="lower right" if panels > 1 else "upper left",

@@ -110,6 +110,25 @@ def origin(cells: pd.DataFrame) -> str:
     return f"Measured {when} on {machines}; {engines}{patched}."
 
 
+def none_valid(cells: pd.DataFrame) -> str:
+    """Say why there is nothing to draw, and what to do.
+
+    Args:
+        cells: Rows of ``cells.csv``, none of them valid; or there are none.
+
+    """
+    if cells.empty:
+        return "the results have no cell for it; add its cells to the config and run that."
+    reasons = cells["invalid_reason"].value_counts()
+    first = str(reasons.index[0])
+    others = len(reasons) - 1
+    more = f", and {others} more reason{'s' if others > 1 else ''}" if others else ""
+    return (
+        f"none of its {len(cells)} cells is valid: {first}{more}. cells.csv has the reason of "
+        "each; mend that and measure them again, as the report says how."
+    )
+
+
 def not_drawn(invalid: int) -> str:
     """Say how many cells were left out because they are invalid; nothing if none was."""
     if not invalid:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.cell import Tier
+from harness.cell import CellSpec, Policy, Tier
 from harness.config import Config
 from harness.load.spec import Mode
 
@@ -11,8 +11,9 @@ from harness.load.spec import Mode
 class Entry:
     """A figure: ``figures.<module>.draw`` of the cells of a tier, some modes and some workloads.
 
-    There is one for a config with such cells of at least one of the workloads; ``loads`` says how
-    many different ones they need.
+    There is one for a config with such cells of at least one of the workloads, on engines that have
+    the policies: of ``policy``, if given, and with so many different ``loads`` or more; in batches
+    of one, where one load is enough. So if one cannot be drawn, it is not for what the config says.
     """
 
     title: str
@@ -21,17 +22,25 @@ class Entry:
     workloads: tuple[str, ...]
     modes: tuple[Mode, ...] = ("batch",)
     loads: int = 1
+    policy: Policy | None = None
 
     def is_for(self, config: Config) -> bool:
         """Return whether a config has the cells for it."""
         found = {
             cell.load
             for cell in config.cells.values()
-            if cell.tier == self.tier
-            and cell.load.mode in self.modes
-            and cell.workload in self.workloads
+            if cell.workload in self.workloads and self._takes(cell)
         }
         return len(found) >= self.loads
+
+    def _takes(self, cell: CellSpec) -> bool:
+        return (
+            cell.tier == self.tier
+            and cell.engine != "vllm-stock"
+            and cell.load.mode in self.modes
+            and (self.loads > 1 or getattr(cell.load, "batch_size", 1) == 1)
+            and self.policy in (None, cell.policy)
+        )
 
 
 _QUALITY, _QMSUM, _WIKIQA = "docqa-quality", "docqa-qmsum", "docqa-wikiqa"
@@ -91,6 +100,7 @@ FIGURES = {
         "t1share",
         "replay",
         (_QUALITY, _BAILIAN, _SHAREGPT, _MOONCAKE),
+        policy="arc",
     ),
     "online-ttft": Entry(
         "Online traffic: distribution of TTFT",

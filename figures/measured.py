@@ -19,23 +19,23 @@ _DODGE = 0.007
 
 
 def draw(results: Results, entry: Entry) -> Figure:
-    """Draw a figure of one workload, or why there is none.
+    """Draw a figure of one workload, or why it was not run.
 
     Raises:
-        HarnessError: if no cell is valid for another reason than that it could not be run.
+        HarnessError: if cells ran, and none on the patched engine is valid.
 
     """
     (workload,), title, tier = entry.workloads, entry.title, entry.tier
-    cells = results.of(tier, workload)
-    cells = cells[cells["batch_size"] == 1]
-    if reason := not_run(cells):
+    found = results.of(tier, workload)
+    found = found[found["batch_size"] == 1]
+    if reason := not_run(found):
         return style.not_run(title, reason)
-    invalid = int((~cells["valid"]).sum())
-    cells = cells[cells["valid"]]
+    cells = found[found["valid"]]
+    invalid = len(found) - len(cells)
     patched = cells[cells["engine"] == "vllm"]
     stock = cells[cells["engine"] == "vllm-stock"]
     if patched.empty:
-        raise HarnessError(f"{title}: no valid cell of {workload} to draw")
+        raise HarnessError(captions.none_valid(found[found["engine"] == "vllm"]))
     published = paper.comparable(workload)
 
     style.use()
@@ -52,8 +52,9 @@ def draw(results: Results, entry: Entry) -> Figure:
     hit_rate.set(title="(a) Hit rate", ylabel=style.HIT_RATE)
 
     band = noise.band(results, tier, workload, "batch")
-    if band is not None:
-        base = patched[patched["policy"] == "lru"].groupby("x")["ttft_mean_ms"].mean()
+    base = patched[patched["policy"] == "lru"].groupby("x")["ttft_mean_ms"].mean()
+    shaded = band is not None and not base.empty
+    if shaded:
         style.noise(ttft, list(base.index), list(base), band)
     _ours(ttft, patched, "ttft_mean_ms")
     _stock(ttft, stock, "ttft_mean_ms")
@@ -61,14 +62,16 @@ def draw(results: Results, entry: Entry) -> Figure:
     ttft.tick_params(labelbottom=False)
     style.paper_lines(ttft_paper, published, "ttft_mean", drawn)
     ttft_paper.set(title=f"(b) Mean TTFT, paper ({paper.SETTING})", ylabel="ms")
+    if not published["policy"].isin(drawn).any():
+        style.nothing(ttft_paper, "the paper has none of these policies")
     for axes in (hit_rate, ttft, ttft_paper):
-        axes.set_ylim(0, axes.dataLim.y1 * 1.1)
+        style.from_zero(axes, 1.1)
     scaled = "" if results.config.scale(tier, workload) == 1 else " at the paper's scale"
     for axes in (hit_rate, ttft_paper):
         axes.set_xlabel(f"KV cache size, thousand tokens{scaled}")
 
     hit_rate.legend(handles=_legend(patched, stock), loc="lower right", frameon=True)
-    if band is not None:
+    if shaded:
         ttft.legend(handles=[style.noise_patch()], loc="lower right", fontsize="small")
     sentences = _sentences(title, patched, results, workload, tier, invalid)
     style.face(figure, *sentences, captions.noise(band))

@@ -114,13 +114,12 @@ def select(results: Results, entry: Entry) -> Selection:
     Of several cache sizes the smallest is taken, where policies differ most.
 
     Raises:
-        HarnessError: if no cell is valid for another reason than that it could not be run.
+        HarnessError: if cells ran, and none is valid.
 
     """
     panels: list[Panel] = []
-    invalid = 0
+    ran = []
     missing = {}
-    of_any = False
     for workload in entry.workloads:
         for mode in entry.modes:
             cells = results.of(entry.tier, workload, mode)
@@ -130,9 +129,8 @@ def select(results: Results, entry: Entry) -> Selection:
             if reason := not_run(cells):
                 missing[workload] = reason
                 continue
-            of_any = True
+            ran.append(cells)
             valid = cells[cells["valid"]]
-            invalid += len(cells) - len(valid)
             if valid.empty:
                 missing[f"{workload}, {mode}"] = "no valid cell"
                 continue
@@ -149,11 +147,13 @@ def select(results: Results, entry: Entry) -> Selection:
                 )
                 for load in sorted(loads, key=_order)
             ]
-    if of_any and not panels:
-        raise HarnessError(f"{entry.title}: no valid cell to draw: {missing}")
-    if not panels and not missing:
-        raise HarnessError(f"{entry.title}: no cell to draw")
-    return Selection(panels, invalid, missing)
+    if missing and not ran:
+        return Selection([], 0, missing)
+    # Without any there are no columns.
+    of_all = pd.concat(ran) if ran else results.cells[:0]
+    if not panels:
+        raise HarnessError(captions.none_valid(of_all))
+    return Selection(panels, int((~of_all["valid"]).sum()), missing)
 
 
 def _under(results: Results, load: Load, cells: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     """Draw a panel for each statistic, a line a policy, with 95 % intervals.
 
     Raises:
-        HarnessError: if no cell is valid for another reason than that it could not be run.
+        HarnessError: if cells ran, and none is valid.
 
     """
     selection = online.select(results, entry)
@@ -35,7 +35,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         return style.not_run(entry.title, selection.reason)
     rates = _rates(selection.panels)
     if not rates:
-        raise HarnessError(f"{entry.title}: no valid cell with a request rate to draw")
+        raise HarnessError("no valid cell has a request rate; `request_rate` of a load sets it.")
     panels = list(rates.values())
     requests = {
         (policy, rate): panel.requests(results, policy)

@@ -19,7 +19,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     """Draw a panel for each workload and load, a line a policy.
 
     Raises:
-        HarnessError: if no cell is valid for another reason than that it could not be run.
+        HarnessError: if cells ran, and none is valid.
 
     """
     selection = online.select(results, entry)

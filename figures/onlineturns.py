@@ -10,6 +10,7 @@ from figures.catalogue import Entry
 from figures.online import Panel
 from harness.analysis.results import Results
 from harness.analysis.stats import cluster_interval
+from harness.errors import HarnessError
 
 # No group of turns has fewer requests, and there are no more groups.
 _REQUESTS = 10
@@ -21,7 +22,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     """Draw a row for each load: median TTFT with 95 % intervals, and hit rate.
 
     Raises:
-        HarnessError: if no cell is valid for another reason than that it could not be run.
+        HarnessError: if cells ran, and none is valid, or of requests that are not conversations.
 
     """
     selection = online.select(results, entry)
@@ -70,17 +71,27 @@ def groups(turns: "pd.Series[int]", least: int = _REQUESTS, most: int = _GROUPS)
     return list(range(last + 1))
 
 
+def _by_turn(
+    requests: pd.DataFrame, last: int, offset: float
+) -> tuple[list[float], list[pd.DataFrame]]:
+    """Return the requests by turn, the last ones together, and where to draw each."""
+    grouped = list(requests.groupby(requests["turn"].astype(int).clip(upper=last)))
+    return [turn + offset for turn, _ in grouped], [own for _, own in grouped]  # type: ignore[operator]
+
+
 def _row(ttft: Axes, hit_rate: Axes, results: Results, panel: Panel) -> None:
     requests = {policy: panel.requests(results, policy) for policy in panel.policies}
+    if any(own["turn"].isna().any() for own in requests.values()):
+        raise HarnessError(
+            f"the requests of {panel.workload} are not turns of conversations; in the config, give "
+            "the workload another name, or a kind that has conversations."
+        )
     any_policys = next(iter(requests.values()))["turn"].astype(int)
     firsts = groups(any_policys)
     group_of = any_policys.clip(upper=firsts[-1])
     for place, (policy, own) in enumerate(requests.items()):
         offset = _DODGE * (place - (len(requests) - 1) / 2)
-        by_turn = [
-            group for _, group in own.groupby(own["turn"].astype(int).clip(upper=firsts[-1]))
-        ]
-        at = [first + offset for first in firsts]
+        at, by_turn = _by_turn(own, firsts[-1], offset)
         intervals = [
             cluster_interval(group["ttft_ms"], group["cluster"], 50.0) for group in by_turn
         ]
@@ -94,13 +105,11 @@ def _row(ttft: Axes, hit_rate: Axes, results: Results, panel: Panel) -> None:
         )
         again = panel.repeated(results, policy)
         if again is not None:
-            of_turns = [
-                group
-                for _, group in again.groupby(again["turn"].astype(int).clip(upper=firsts[-1]))
-            ]
+            # Fewer seeds than are drawn may be measured again, and have fewer turns.
+            places, of_turns = _by_turn(again, firsts[-1], offset)
             repeated = {"color": style.COLORS[policy], "linestyle": online.AGAIN}
-            ttft.plot(at, [group["ttft_ms"].median() for group in of_turns], **repeated)
-            hit_rate.plot(at, [online.hit_rate(group) for group in of_turns], **repeated)
+            ttft.plot(places, [group["ttft_ms"].median() for group in of_turns], **repeated)
+            hit_rate.plot(places, [online.hit_rate(group) for group in of_turns], **repeated)
         # First turns often hit nothing.
         hit_rate.plot(
             at, [online.hit_rate(group) for group in by_turn], clip_on=False, zorder=3, **looks

@@ -49,6 +49,7 @@ class Shown:
     picture: str
     width: int
     caption: str
+    outcome: style.Outcome
     cells: Sequence[Mapping[str, Any]]
     origin: Mapping[str, str]
 
@@ -114,6 +115,7 @@ def _shown(results: Results, name: str) -> Shown:
         base64.b64encode(png.read_bytes()).decode(),
         round(drawn.width * _PIXELS_AN_INCH),
         drawn.caption.removeprefix(f"{entry.title}. "),
+        drawn.outcome,
         [
             {
                 **cell,

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 
@@ -42,9 +42,12 @@ _GROUP_WIDTH = 0.8
 
 _DPI = 200
 # Of a PNG's metadata.
-_CAPTION = "Description"
+_CAPTION, _OUTCOME = "Description", "Warning"
 # At the size of a figure's face.
 _CHARACTERS_AN_INCH = 15
+
+# Not run: what it needs, as a data set, cannot be had here. Not drawn: what ran gives no figure.
+Outcome = Literal["drawn", "not run", "not drawn"]
 
 
 def use() -> None:
@@ -170,8 +173,9 @@ def bars(
         )
         handles += [drawn, *paper_points(axes, at, sizes, published, policy)]
     batch_sizes(axes, sizes)
+    axes.set_ylabel(HIT_RATE)
     # Room for the legend.
-    axes.set(ylabel=HIT_RATE, ylim=(0, axes.dataLim.y1 * 1.3))
+    from_zero(axes, 1.3)
     axes.legend(handles=handles, loc="upper center", ncols=len(heights), fontsize="small")
 
 
@@ -201,23 +205,56 @@ def batch_sizes(axes: Axes, sizes: list[float]) -> None:
     axes.grid(visible=False, axis="x")
 
 
+def papers_policies(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of the paper's policies; if none is of one, all."""
+    is_papers = cells["policy"].isin(PAPER_POLICIES)
+    return cells[is_papers] if is_papers.any() else cells
+
+
+def from_zero(axes: Axes, room: float) -> None:
+    """Let the y axis begin at 0 and end so many times above what is drawn, if anything is."""
+    if axes.dataLim.y1 > 0:
+        axes.set_ylim(0, axes.dataLim.y1 * room)
+
+
+def nothing(axes: Axes, why: str) -> None:
+    """Say in a panel why nothing is drawn in it."""
+    axes.set(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="dimgray")
+
+
 def not_run(title: str, reason: str) -> Figure:
-    """Return a figure that says why there is none."""
+    """Return a picture in a figure's place, whose cells were not run: it says why."""
+    return _placeholder("not run", title, reason)
+
+
+def not_drawn(title: str, reason: str) -> Figure:
+    """Return a picture in the place of a figure that cannot be drawn: it says why."""
+    return _placeholder("not drawn", title, f"not drawn: {reason}")
+
+
+def _placeholder(outcome: Outcome, title: str, reason: str) -> Figure:
     use()
-    figure = plt.figure(figsize=(10, 2.4))
-    figure.text(0.02, 0.9, title, weight="bold", va="top")
-    figure.suptitle(_wrapped([reason], 120), fontsize="medium", x=0.02, y=0.74, ha="left")
+    figure, axes = plt.subplots(figsize=(11, 4.6), layout="constrained")
+    nothing(axes, outcome)
+    face(figure, f"{title}.", reason)
+    # For ``save``.
+    figure.set_label(outcome)
     return figure
 
 
 def save(figure: Figure, png: Path, pdf: Path) -> None:
     """Write a figure as PNG and PDF, each under a temporary name, renamed when whole.
 
-    The PNG's description is the figure's caption; ``saved`` returns it.
+    The PNG's description is the figure's caption, its warning is that it is none, if so; ``saved``
+    returns them.
     """
     _fix_legends(figure)
+    said = {_CAPTION: caption(figure)}
+    if outcome := str(figure.get_label()):
+        said[_OUTCOME] = outcome
     for path, options in (
-        (png, {"dpi": _DPI, "metadata": {_CAPTION: caption(figure)}}),
+        (png, {"dpi": _DPI, "metadata": said}),
         (pdf, {"metadata": {"CreationDate": None}}),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,10 +274,11 @@ def _fix_legends(figure: Figure) -> None:
 
 
 class Saved(NamedTuple):
-    """What a figure says of itself, and its width in inches."""
+    """What a figure says of itself, its width in inches, and whether it is one."""
 
     caption: str
     width: float
+    outcome: Outcome
 
 
 def saved(png: Path) -> Saved:
@@ -252,7 +290,8 @@ def saved(png: Path) -> Saved:
     """
     try:
         with Image.open(png) as image:
-            return Saved(image.info[_CAPTION], image.width / _DPI)
+            outcome = image.info.get(_OUTCOME, "drawn")
+            return Saved(image.info[_CAPTION], image.width / _DPI, outcome)
     except OSError as error:
         raise HarnessError(f"{png}: no figure: {error.strerror or 'not a PNG'}; draw it") from None
     except KeyError:

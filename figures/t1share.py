@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import style
+from figures import captions, style
 from figures.catalogue import Entry
 from harness.analysis import paper
 from harness.analysis.results import Results, not_run
@@ -22,17 +22,19 @@ def draw(results: Results, entry: Entry) -> Figure:
     """Draw T1's share of the cache after each request: a row a workload, a panel a cache size.
 
     Raises:
-        HarnessError: if no valid cell is in the results.
+        HarnessError: if cells of ARC ran, and none is valid.
 
     """
-    drawn = {name: _cells(results, name) for name in entry.workloads}
-    reasons = {name: not_run(results.of("replay", name)) for name in entry.workloads}
+    found = pd.concat([_arcs(results, name) for name in entry.workloads])
+    of_each = dict(list(found.groupby("workload", sort=False)))
+    reasons = {name: not_run(cells) for name, cells in of_each.items()}
     left_out = {name: reason for name, reason in reasons.items() if reason}
-    drawn = {name: cells for name, cells in drawn.items() if len(cells)}
-    if not drawn and left_out:
+    drawn = {name: _chosen(cells) for name, cells in of_each.items() if cells["valid"].any()}
+    if left_out and len(left_out) == len(of_each):
         return style.not_run(entry.title, "; ".join(left_out.values()))
     if not drawn:
-        raise HarnessError(f"{entry.title}: no valid cell to draw")
+        raise HarnessError(captions.none_valid(found))
+    invalid = int((~found["valid"] & ~found["workload"].isin(left_out)).sum())
 
     style.use()
     figure, grid = plt.subplots(
@@ -71,19 +73,24 @@ def draw(results: Results, entry: Entry) -> Figure:
         "of late) as a share of the cache, after each request, with its median; dotted lines where "
         "doc-QA's popularity is shuffled anew.",
         *(f"Not run: {name}; cells.csv says why, and what to do." for name in left_out),
+        captions.not_drawn(invalid),
     )
     return figure
 
 
-def _cells(results: Results, workload: str) -> pd.DataFrame:
+def _arcs(results: Results, workload: str) -> pd.DataFrame:
     cells = results.of("replay", workload)
-    cells = cells[cells["valid"] & (cells["policy"] == "arc") & (cells["batch_size"] == 1)]
+    return cells[(cells["policy"] == "arc") & (cells["batch_size"] == 1)]
+
+
+def _chosen(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return cells of one seed: of the paper's cache sizes; where it is of none, of its own."""
+    cells = cells[cells["valid"]]
     cells = cells[cells["seed"] == cells["seed"].min()]
-    drawn = paper.points("fig7", workload)["x"] / 1000
-    if len(drawn):
-        cells = cells[cells["x"].round().isin(drawn)]
-    smallest: pd.DataFrame = cells.sort_values("x").head(_COLUMNS)
-    return smallest
+    papers = paper.points("fig7", str(cells["workload"].iloc[0]))["x"] / 1000
+    is_papers = cells["x"].round().isin(papers)
+    chosen = cells[is_papers] if is_papers.any() else cells
+    return chosen.sort_values("x").head(_COLUMNS)
 
 
 def _panel(axes: Axes, results: Results, cell: "pd.Series[Any]", published: pd.DataFrame) -> None:

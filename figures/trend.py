@@ -63,9 +63,9 @@ def draw(nights: Sequence[Night]) -> Figure:
         key: own for key, own in panels.items() if any(each.guarded for each in own.values())
     }
     if not guarded:
-        return style.not_run(
+        return style.not_drawn(
             "Claims night by night",
-            f"None is guarded yet: of {len(nights)} nights there is no claim that held in most of "
+            f"none is guarded yet: of {len(nights)} nights there is no claim that held in most of "
             f"{gate.LEAST_NIGHTS} or more.",
         )
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from figures import catalogue
+from figures import catalogue, style
 from harness import config
 from harness.analysis import tables
 
@@ -189,6 +189,48 @@ def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes
     run = _snakemake(copy, *arguments, **environment)
     assert run.returncode != 0
     assert "not the right file: its sha256 is" in run.stderr
+
+
+def test_figure_that_cannot_be_drawn_fails_the_run_after_its_report(copy: Path) -> None:
+    content = {
+        "name": "small",
+        "tiers": {"replay": {"block_size": 16, "requests": 40}},
+        "workloads": {"docqa-quality": {"kind": "docqa", "documents": 16, "requests": 40}},
+        # At none of the paper's cache sizes.
+        "experiments": {
+            "figure-3": {
+                "tier": "replay",
+                "workload": "docqa-quality",
+                "policies": ["arc"],
+                "cache_tokens": [40_000],
+            }
+        },
+    }
+    (copy / "config/small.yaml").write_text(yaml.safe_dump(content))
+    arguments = ["figures", "--configfile", "config/small.yaml"]
+    results = copy / "results" / "small"
+    run = _snakemake(copy, *arguments)
+    assert run.returncode == 0, run.stderr
+    assert _outcomes(results) == {"fig3": "drawn", "fig7": "drawn"}
+    assert "Nothing to be done" in _snakemake(copy, *arguments).stderr
+
+    # As the next step finds it whose every cell ended invalid.
+    cells = tables.read_cells(results / "cells.csv")
+    cells = cells.assign(valid=False, invalid_reason="2 of 3 requests failed")
+    cells.to_csv(results / "cells.csv", index=False)
+    (results / "report.html").unlink()
+    for _ in range(2):
+        run = _snakemake(copy, *arguments)
+        assert run.returncode != 0
+        assert "error: 2 of 2 figures could not be drawn" in run.stderr
+        assert _outcomes(results) == {"fig3": "not drawn", "fig7": "not drawn"}
+        assert "2 of 3 requests failed" in (results / "report.html").read_text()
+        assert (results / "claims.json").is_file()
+
+
+def _outcomes(results: Path) -> dict[str, str]:
+    pictures = sorted((results / "figures").glob("*.png"))
+    return {path.stem: style.saved(path).outcome for path in pictures}
 
 
 @pytest.mark.engine

@@ -179,5 +179,16 @@ def test_not_run_is_a_figure_that_says_why(root: Path, tmp_path: Path) -> None:
 
 def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
     drawn_from = measured(root, tmp_path, lambda _: [record(0, 0, 20, **_FAILED)], _GRID)
-    with pytest.raises(HarnessError, match=r"Figure 6, measured: .*no valid cell of docqa"):
+    with pytest.raises(HarnessError, match="none of its 4 cells is valid"):
         batchhttp.draw(drawn_from, _ENTRY)
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc"])
+def test_one_policy_alone_has_hit_rates_only(root: Path, tmp_path: Path, policy: str) -> None:
+    alone = _GRID | {"policies": [policy]}
+    figure = batchhttp.draw(measured(root, tmp_path, _made, alone), _ENTRY)
+    hit_rate, ratio = figure.axes
+    assert len(bars(hit_rate)) == 2
+    assert [said.get_text() for said in ratio.texts] == [
+        "no cells of LRU and of another policy to compare"
+    ]

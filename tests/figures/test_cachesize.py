@@ -79,5 +79,21 @@ def test_cells_that_could_not_be_run_are_a_figure_that_says_why(root: Path, tmp_
 
 def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
     broken = row(valid=False, invalid_reason="2 of 3 requests failed")
-    with pytest.raises(HarnessError, match=r"Figure 3: .*no valid cell of docqa-quality"):
-        cachesize.draw(results(root, tmp_path, broken), _FIG3)
+    late = row(valid=False, invalid_reason="too late", policy="arc")
+    with pytest.raises(
+        HarnessError,
+        match="none of its 3 cells is valid: 2 of 3 requests failed, and 1 more reason",
+    ):
+        cachesize.draw(results(root, tmp_path, late, broken, broken | {"seed": 43}), _FIG3)
+
+
+def test_one_policy_is_drawn_alone_whichever_it_is(root: Path, tmp_path: Path) -> None:
+    for policy in ("lru", "slru"):
+        figure = cachesize.draw(results(root, tmp_path, row(policy=policy)), _FIG3)
+        assert [0.2] in _drawn(figure, 0)
+
+
+def test_nothing_hit_is_a_line_at_zero(root: Path, tmp_path: Path) -> None:
+    cell = row(workload="conversation-sharegpt", ttft_kind=None, ttft_mean_ms=None, hit_rate=0.0)
+    figure = cachesize.draw(results(root, tmp_path, cell), FIGURES["fig5-sharegpt"])
+    assert [0.0] in _drawn(figure, 0)

@@ -40,6 +40,35 @@ def test_config_has_the_figures_of_its_cells(root: Path) -> None:
     assert catalogue.names(one_batch_size) == ["fig3", "fig7"]
 
 
+_FIG3 = {
+    "tier": "replay",
+    "workload": "docqa-quality",
+    "policies": ["lru", "arc"],
+    "cache_tokens": [50_000],
+}
+_FIG3_CPU = _FIG3 | {"tier": "cpu"}
+_BATCHES = [{"mode": "batch", "batch_size": 8}, {"mode": "batch", "batch_size": 32}]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "names"),
+    [
+        (_FIG3, ["fig3", "fig7"]),
+        (_FIG3 | {"policies": ["lru"]}, ["fig3"]),
+        (_FIG3 | {"loads": _BATCHES[:1]}, []),
+        (_FIG3 | {"loads": _BATCHES}, ["fig6"]),
+        (_FIG3_CPU | {"policies": ["lru"]}, ["fig3-cpu"]),
+        (_FIG3_CPU | {"policies": ["lru"], "engine": "vllm-stock"}, []),
+    ],
+)
+def test_config_has_no_figure_that_it_has_not_the_cells_for(
+    root: Path, experiment: dict[str, object], names: list[str]
+) -> None:
+    cpu = config.load(root / "config" / "cpu.yaml")
+    other = cpu.model_dump() | {"experiments": {"one": experiment}}
+    assert catalogue.names(config.Config.model_validate(other)) == names
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     pd.DataFrame([row()], columns=list(tables.COLUMNS)).to_csv(tmp_path / "cells.csv", index=False)

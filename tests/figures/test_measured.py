@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.drawn import y_of
 from support.results import results, row
 
 from figures import measured
@@ -69,5 +70,15 @@ def test_cells_that_could_not_be_run_are_a_figure_that_says_why(root: Path, tmp_
 
 def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
     broken = row(**_CPU, valid=False, invalid_reason="x")
-    with pytest.raises(HarnessError, match="no valid cell of docqa-quality"):
-        measured.draw(results(root, tmp_path, broken), _ENTRY)
+    stock = row(**_CPU) | {"engine": "vllm-stock"}
+    with pytest.raises(HarnessError, match="none of its 1 cells is valid: x"):
+        measured.draw(results(root, tmp_path, broken, stock), _ENTRY)
+
+
+def test_policies_that_the_paper_has_not_are_drawn_without_it(root: Path, tmp_path: Path) -> None:
+    # Equal cells without LRU: there is noise, but no line to shade it around.
+    cell = row(**_CPU, policy="slru")
+    figure = measured.draw(results(root, tmp_path, cell, cell | {"repeat": 1}), _ENTRY)
+    hit_rate, _, papers = figure.axes
+    assert [0.2] in [y_of(line) for line in hit_rate.get_lines()]
+    assert [text.get_text() for text in papers.texts] == ["the paper has none of these policies"]

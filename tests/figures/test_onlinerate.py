@@ -95,7 +95,7 @@ def test_one_rate_and_few_requests_are_drawn(root: Path, tmp_path: Path) -> None
 def test_a_trace_has_no_rate(root: Path, tmp_path: Path) -> None:
     trace = {"mode": "open-loop", "arrivals": "trace"}
     drawn_from = measured(root, tmp_path, lambda _: [due(0, 0, 30)], experiment(loads=[trace]))
-    with pytest.raises(HarnessError, match="no valid cell with a request rate"):
+    with pytest.raises(HarnessError, match="no valid cell has a request rate"):
         onlinerate.draw(drawn_from, _ENTRY)
 
 

@@ -9,6 +9,7 @@ from figures import onlineturns, style
 from figures.catalogue import FIGURES
 from figures.onlineturns import groups
 from harness.cell import CellSpec
+from harness.errors import HarnessError
 from harness.measure.records import RequestRecord
 
 _ENTRY = FIGURES["online-turns"]
@@ -97,3 +98,22 @@ def test_not_run_is_a_figure_that_says_why(root: Path, tmp_path: Path) -> None:
     drawn_from = measured(root, tmp_path, lambda _: "no network", experiment(**CHAT))
     figure = onlineturns.draw(drawn_from, _ENTRY)
     assert "not run: no network" in text(figure)
+
+
+def test_repeats_may_have_fewer_turns(root: Path, tmp_path: Path) -> None:
+    def made(spec: CellSpec) -> list[RequestRecord]:
+        # Of the seed that is measured again.
+        return [each for each in _made(spec) if spec.seed == 42 or each.turn == 0]
+
+    chat = experiment(**CHAT)
+    drawn_from = measured(
+        root, tmp_path, made, chat | {"seeds": [41, 42]}, chat | {"seeds": [41], "repeats": 2}
+    )
+    _, hit_rate = onlineturns.draw(drawn_from, _ENTRY).axes
+    assert [len(y_of(line)) for line in lines(hit_rate, style.COLORS["lru"])] == [1, 3]
+
+
+def test_requests_that_are_no_turns_are_refused(root: Path, tmp_path: Path) -> None:
+    drawn_from = measured(root, tmp_path, lambda _: [record(0, 0, 20)], experiment(**CHAT))
+    with pytest.raises(HarnessError, match="conversation-chat are not turns of conversations"):
+        onlineturns.draw(drawn_from, _ENTRY)

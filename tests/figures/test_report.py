@@ -196,6 +196,21 @@ def test_figure_has_picture_caption_tier_cells_and_origin(folder: Path, page: st
     assert "-lru-again1 " in measured_ttft
 
 
+@pytest.mark.parametrize("outcome", ["not run", "not drawn"])
+def test_figure_that_is_none_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    placeholder = style.not_run if outcome == "not run" else style.not_drawn
+    figure = placeholder(catalogue.FIGURES["fig7"].title, f"{_SCRIPT} {_LONG}")
+    style.save(figure, _png(folder, "fig7"), folder / "figures" / "fig7.pdf")
+    assert _write(folder, monkeypatch) == 0
+    page = (folder / "report.html").read_text()
+    assert f"fig7 replay, {outcome} online-ttft cpu online-hitrate" in _words(page)
+    fig7 = _article(page, "fig7")
+    assert f"tier replay: {outcome}, as the caption says" in fig7
+    assert f"{_SCRIPT} {_LONG.strip()}" in _words(fig7)
+
+
 def test_machines_that_differ_are_all_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = pd.read_csv(folder / "cells.csv")
     cells.loc[cells["seed"] == 43, "machine"] = "Another CPU, 8 cores"

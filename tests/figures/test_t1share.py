@@ -1,7 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from support.drawn import caption
 from support.results import results, row
 
 from figures import t1share
@@ -65,6 +67,49 @@ def test_nothing_that_could_be_run_is_a_figure_that_says_why(root: Path, tmp_pat
     assert "not run: no network" in " ".join(text.get_text() for text in figure.texts)
 
 
-def test_nothing_valid_is_refused(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match=r"Figure 7: .*no valid cell"):
-        t1share.draw(results(root, tmp_path, row()), _ENTRY)
+def test_sizes_of_the_configs_own_are_drawn_where_none_is_the_papers(
+    root: Path, tmp_path: Path
+) -> None:
+    rows = []
+    for size in (40_000, 80_000):
+        _telemetry(tmp_path, size, [625, 1250])
+        rows.append(row(policy="arc", cache_tokens=size, cell=f"arc-{size}"))
+    figure = t1share.draw(results(root, tmp_path, *rows), _ENTRY)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+    assert titles == ["40k tokens\nmedian 0.38", "80k tokens\nmedian 0.19"]
+
+
+_BROKEN = {"valid": False, "invalid_reason": "2 of 3 requests failed"}
+_MISSING = {"valid": False, "invalid_reason": "not run: no network"}
+
+
+def test_invalid_workload_is_left_out(root: Path, tmp_path: Path) -> None:
+    _telemetry(tmp_path, 50_000, [625, 1250])
+    rows = [
+        row(policy="arc", cell="arc-50000"),
+        row(policy="arc", workload="conversation-sharegpt") | _BROKEN,
+    ]
+    figure = t1share.draw(results(root, tmp_path, *rows), _ENTRY)
+    assert "1 invalid cell not drawn." in caption(figure)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row()], "no cell for it"),
+        ([row(policy="arc") | _BROKEN], "none of its 1 cells is valid: 2 of 3 requests failed"),
+        # What ran and failed is not excused by what could not be had.
+        (
+            [
+                row(policy="arc") | _BROKEN,
+                row(policy="arc", workload="conversation-sharegpt") | _MISSING,
+            ],
+            "none of its 2 cells is valid",
+        ),
+    ],
+)
+def test_nothing_valid_is_refused(
+    root: Path, tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(HarnessError, match=message):
+        t1share.draw(results(root, tmp_path, *rows), _ENTRY)

@@ -1,0 +1,40 @@
+"""Fails if figures could not be drawn: ``python -m figures.check CONFIG RESULTS``, after all else.
+
+A figure whose cells ran and gave nothing to draw (``style.not_drawn``) fails a run, but only once
+its report is there. One whose data set cannot be had (``style.not_run``) does not; one that the
+config has no cells for is none of its figures (``catalogue``).
+"""
+
+import sys
+from pathlib import Path
+
+from figures import catalogue, style
+from harness import config as configs
+from harness.errors import HarnessError
+
+
+def main() -> int:
+    """Check the results named on the command line; return the exit code."""
+    config, folder = map(Path, sys.argv[1:])
+    try:
+        names = catalogue.names(configs.load(config))
+        all_saved = {name: style.saved(folder / "figures" / f"{name}.png") for name in names}
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    reasons = [
+        f"\n  {name}: {saved.caption}"
+        for name, saved in all_saved.items()
+        if saved.outcome == "not drawn"
+    ]
+    if reasons:
+        print(
+            f"error: {len(reasons)} of {len(names)} figures could not be drawn; the rest is made, "
+            f"and report.html says the same:{''.join(reasons)}",
+            file=sys.stderr,
+        )
+    return 1 if reasons else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
