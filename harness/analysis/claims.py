@@ -53,7 +53,7 @@ _BATCH_CACHE = 200
 _STOCK = "vllm-stock"
 
 Quantity = Literal["hit_rate", "ttft", "batch_effect", "t1_median", "t1_swing"]
-Verdict = Literal["reproduced", "direction only", "not reproduced", "not run"]
+Verdict = Literal["reproduced", "smaller", "larger", "refuted", "undecided", "not run"]
 UNITS: dict[Quantity, str] = {
     "hit_rate": "points",
     "ttft": "%",
