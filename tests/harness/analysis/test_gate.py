@@ -104,9 +104,8 @@ def test_undecided_is_not_lost() -> None:
     assert history[-1].claims[0].verdict == "undecided"
     judged = gate.judge(history[-1], history[:-1])
     assert alarmed(judged) == {}
-    assert gate.table(history[-1], history, judged).endswith(
-        "11/11  undecided  undecided, but no alarm"
-    )
+    said = gate.table(history[-1], history, judged).split("11/11")[-1]
+    assert said.split() == ["undecided", "undecided,", "but", "no", "alarm"]
 
 
 @pytest.mark.parametrize(
