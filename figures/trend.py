@@ -28,7 +28,7 @@ from harness.errors import HarnessError
 _QUANTITIES = {"hit_rate": "ARC less LRU", "ttft": "ARC to LRU"}
 _OURS: dict[str, Any] = {"color": style.COLORS["arc"], "marker": "o", "markersize": 3}
 _PAPER: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
-_TOLERANCE: dict[str, Any] = {"color": style.COLORS["slru"], "alpha": 0.2, "linewidth": 0}
+_ALLOWED: dict[str, Any] = {"color": style.COLORS["slru"], "alpha": 0.2, "linewidth": 0}
 _CHANGE: dict[str, Any] = {"color": "black", "linestyle": "-.", "linewidth": 1}
 # A night of several kinds has the mark of the first of them.
 _MARKS: dict[Kind, str] = {
@@ -94,8 +94,8 @@ def draw(nights: Sequence[Night]) -> Figure:
         figure,
         f"Claims night by night: {len(nights)} nights, {nights[0].date:%Y-%m-%d} to "
         f"{nights[-1].date:%Y-%m-%d}. Of each night's own cells; means over a claim's points, "
-        "intervals of 95 %. Alarms as `harness gate` raises them; tolerance is judged at each "
-        "point, so that a mean within it can raise one.",
+        "intervals of 95 %. Alarms as `harness gate` raises them; size is judged at each point, "
+        "so that a mean of an allowed size can raise one.",
         "Not guarded, since they did not hold or are new: "
         f"{', '.join(' '.join(key) for key in left_out)}."
         if left_out
@@ -109,18 +109,18 @@ def _ran(own: dict[int, Judgement]) -> list[int]:
 
 
 def _panel(axes: Axes, nights: Sequence[Night], own: dict[int, Judgement]) -> None:
-    """Draw a claim: ours, the paper's value, what is noise, and alarms."""
+    """Draw a claim: ours, the paper's value, the allowed size, what is noise, and alarms."""
     ran = _ran(own)
     last, tier = own[ran[-1]].claim, own[ran[-1]].claim.tier
     axes.axhline(0, color="black", linewidth=1)
-    noises = [noise for i in ran if (noise := own[i].claim.noise) is not None]
-    if noises:
-        band = float(np.median(noises))
+    noise = gate.noise(own[i].claim for i in ran)
+    if noise is not None:
+        band = gate.BAND * noise
         axes.axhspan(-band, band, color=style.COLORS["lru"], alpha=0.25, linewidth=0)
     if last.paper is not None:
         axes.axhline(last.paper, **_PAPER)
-        if last.tolerance is not None:
-            axes.axhspan(last.paper - last.tolerance, last.paper + last.tolerance, **_TOLERANCE)
+    if last.allowed is not None:
+        axes.axhspan(*last.allowed, **_ALLOWED)
     # A night without a value is a gap in the line.
     values, ends = np.full(len(nights), np.nan), np.full((len(nights), 2), np.nan)
     for i in ran:
@@ -170,10 +170,9 @@ def _legend(nights: Sequence[Night], guarded: Iterable[dict[int, Judgement]]) ->
     judgements = [judgement for own in guarded for judgement in own.values()]
     handles: list[Artist] = [Line2D([], [], **_OURS, label="ours, 95 %")]
     if any(judgement.claim.paper is not None for judgement in judgements):
-        handles += [
-            Line2D([], [], **_PAPER, label="paper"),
-            Patch(**_TOLERANCE, label="paper, tolerance"),
-        ]
+        handles.append(Line2D([], [], **_PAPER, label="paper"))
+    if any(judgement.claim.allowed is not None for judgement in judgements):
+        handles.append(Patch(**_ALLOWED, label="allowed size"))
     if any(judgement.claim.noise is not None for judgement in judgements):
         handles.append(style.noise_patch())
     kinds = {_kind(judgement) for judgement in judgements if judgement.alarms}

@@ -2,61 +2,44 @@
 
 It judges the claims of one run (``claims.json``), all of which compare cells of that run with each
 other: how fast the machine is cancels out. What it holds them against is a history, a line a
-night. **It guards what held before**: a claim that was never reproduced raises no alarm for that,
-tonight or any night.
+night. **It guards what held before**: a claim that never held raises no alarm for that, tonight or
+any night. All nights have the same requests, so that the intervals here are those of the
+measurement, not of the workload.
 
 A claim is compared with the nights before that are of the same *setting* (engine version, patches,
 model and, in tiers with a clock, machine of the claim's tier; what is not known of one of the two
-nights does not tell them apart) and in which it was measured at the same points. It is *guarded*
-once there are ``LEAST_NIGHTS`` of those and its verdict was "reproduced" or "direction only" in
-more than half of them. Alarms are of four kinds:
+nights does not tell them apart) and in which it was measured at the same points. It *held* in a
+night whose verdict was "reproduced", "smaller" or "larger", or was "undecided" of the size alone:
+the interval lies wholly on the claimed side. Any other "undecided" is neither held nor lost. A
+claim is *guarded* once there are ``LEAST_NIGHTS`` of those nights and it held in more than half of
+them. Alarms are of four kinds:
 
 ``not run``
     A claim, or a point of one, was measured in more than half of the nights since its first, and
     is not tonight. The only alarm that a claim need not be guarded for.
 ``direction lost``
-    The 95 % interval of a guarded claim that something is up or down reaches nowhere beyond the
-    noise (A/A) on that side, and tonight stands out.
+    The 95 % interval of a guarded claim that something is up or down no longer reaches that side
+    of 0, and tonight stands out.
 ``out of tolerance``
-    The 95 % interval of a guarded claim's point lies wholly further than its tolerance from the
-    paper's value (of a claim that something is flat: from 0), where it did not in more than half of
-    the nights before, and tonight stands out.
+    The 95 % interval of a guarded claim's point lies wholly outside what is allowed there (the
+    margins, times the paper's effect; of a claim that something is flat, around 0), where it did
+    not in more than half of the nights before, and tonight stands out.
 ``drift``
     The median of a guarded claim's last ``DRIFT_NIGHTS`` nights is off that of the nights before,
-    ``DRIFT_BEFORE`` or more, by over ``DRIFT_SHARE`` of its tolerance (the mean of its points';
-    without any, of its noise; without either it is not judged), to either side, and significantly
-    so: Mann-Whitney's test, Holm's correction over all claims tested tonight, ``DRIFT_ALPHA``.
+    ``DRIFT_BEFORE`` or more, by over ``DRIFT_SHARE`` of half the width of what is allowed (without
+    that, of the noise's 95 % band; without either it is not judged), to either side, and
+    significantly so: Mann-Whitney's test, Holm's correction over all claims tested tonight,
+    ``DRIFT_ALPHA``.
 
 A value *stands out* if it is further than ``STANDS_OUT`` standard deviations from the median of the
-nights before: the larger of their own (from the median absolute deviation) and that of the A/A
-noise. So a weak claim near its limit raises no alarm by chance. All of this is in terms of
-medians and majorities: one bad night changes nothing for those after it, and what stays bad raises
-an alarm every night until it is mended or as old as what was before. To accept a change sooner,
-start a new history file.
+nights before: the larger of their own (from the median absolute deviation) and that of the noise.
+How large the noise is, one night knows from few degrees of freedom; so the estimates of tonight and
+of the nights before are taken together (``noise``). So a weak claim near its limit raises no alarm
+by chance. All of this is in terms of medians and majorities: one bad night changes nothing for
+those after it, and what stays bad raises an alarm every night until it is mended or as old as what
+was before. To accept a change sooner, start a new history file.
 
-What that amounts to, as ``python tests/support/nights.py 100`` counts it on made-up nights of 16
-claims, whose hit rates repeat exactly and whose ratios of TTFT, 11 claims of them, have a standard
-deviation of 1.5 % from night to night. In 100 years without a change 2 had an alarm, each by drift.
-A claim with a single point and a tolerance of 3 % (TTFT), or the paper's six points and 1 point
-(hit rate), that changes after 60 steady nights, was found:
-
-================================  =======  ====================================
-change                            at once  nights it took, median (5 to 95 %)
-================================  =======  ====================================
-TTFT by 12 %                      97 %     1 (1 to 1)
-TTFT by 9 %                       75 %     1 (1 to 3)
-TTFT by 6 %                       11 %     6 (1 to 7)
-TTFT by 4 %                       0 %      7 (5 to 11)
-TTFT by 3 %                       0 %      8 (6 to more than 60)
-TTFT by 0.2 % more each night     0 %      20 (13 to 26)
-TTFT by 0.1 % more each night     0 %      35 (21 to 53)
-hit rate by 2 points or more      100 %    1
-hit rate by 0.6 points            0 %      4
-hit rate by 0.1 points a night    0 %      8
-hit rate by 0.02 points a night   0 %      29
-================================  =======  ====================================
-
-TTFT by 2 %, or by 0.05 % a night, was mostly not found within 60 nights.
+@TABLE@
 """
 
 import os
@@ -72,12 +55,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+)
 from scipy import stats
 
 from harness.analysis import tables
-from harness.analysis.claims import Verdict
 from harness.analysis.stats import holm
+from harness.analysis.verdicts import Verdict
 from harness.errors import HarnessError
 from harness.measure.provenance import git_revision
 
@@ -85,16 +75,18 @@ LEAST_NIGHTS = 5
 STANDS_OUT = 5.0
 DRIFT_NIGHTS = 7
 DRIFT_BEFORE = 14
-DRIFT_SHARE = 0.5
+DRIFT_SHARE = 0.2
 DRIFT_ALPHA = 0.0001
+
+# Half the width of a 95 % band, in standard deviations.
+BAND = float(stats.norm.ppf(0.975))
 
 CELLS = "cells.csv"
 # Columns of cells.csv that make a setting; the last one only where there is a clock.
 _SETTING = ("engine_version", "patches_sha256", "model_sha256", "machine")
 _ONE_NIGHT = timedelta(hours=24)
-_HELD = ("reproduced", "direction only")
-# Half the width of a 95 % band, in standard deviations.
-_BAND = stats.norm.ppf(0.975)
+# Of the history's lines: what held by other rules is not comparable.
+_VERSION = 2
 
 Kind = Literal["not run", "direction lost", "out of tolerance", "drift"]
 Key = tuple[str, str, str]
@@ -105,21 +97,34 @@ class _Line(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
-class Point(_Line):
-    """One of the points that a claim is the mean of, in the claim's unit."""
-
-    at: str
-    paper: float | None
+class _Measured(_Line):
     ours: float | None
     ci95: tuple[float, float] | None
-    tolerance: float | None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of what has a value; what repeats exactly may have none."""
+        assert self.ours is not None
+        return self.ci95 or (self.ours, self.ours)
 
 
-class Claim(_Line):
+class Point(_Measured):
+    """One of the points that a claim is the mean of, in the claim's unit.
+
+    ``allowed`` is where the size is as claimed; None if the size is not judged.
+    """
+
+    at: str
+    allowed: tuple[float, float] | None
+
+
+class Claim(_Measured):
     """A claim as one night judged it; an entry of ``claims.json``.
 
-    ``ours`` and ``paper`` are means over the points, ``noise`` is half the width of the 95 % band
-    of A/A runs; all are in ``unit``: points of hit rate, or per cent of LRU's.
+    ``ours`` and ``paper`` are means over the points, ``ci95`` is the interval of the measurement,
+    ``noise`` the standard error of ``ours`` by what differs from run to run, known with
+    ``noise_df`` degrees of freedom (None where equal cells are equal); all are in ``unit``: points
+    of hit rate, or per cent of LRU's. ``margins`` are of the share of the paper's effect.
     """
 
     id: str
@@ -129,9 +134,9 @@ class Claim(_Line):
     unit: str
     expect: Literal["up", "down", "flat"]
     paper: float | None
-    ours: float | None
-    ci95: tuple[float, float] | None
     noise: float | None
+    noise_df: PositiveFloat | None
+    margins: tuple[float, float] | None
     verdict: Verdict
     reason: str
     points: tuple[Point, ...]
@@ -153,14 +158,23 @@ class Claim(_Line):
 
     @property
     def held(self) -> bool:
-        """Whether the verdict is that there is at least the direction."""
-        return self.verdict in _HELD
+        """Whether the claim holds, if not in the paper's size."""
+        if self.verdict == "undecided":
+            low, high = self.interval
+            return {"up": low > 0, "down": high < 0, "flat": False}[self.expect]
+        return self.verdict in ("reproduced", "smaller", "larger")
 
     @property
-    def tolerance(self) -> float | None:
-        """The mean of the points' tolerances; None if they have none."""
-        given = [point.tolerance for point in self.points if point.tolerance is not None]
-        return sum(given) / len(given) if given else None
+    def allowed(self) -> tuple[float, float] | None:
+        """Where the mean's size is as claimed; None if the size is not judged."""
+        if self.margins is not None and self.paper is not None:
+            low, high = sorted(margin * self.paper for margin in self.margins)
+            return low, high
+        given = [point.allowed for point in self.points if point.allowed is not None]
+        if not given:
+            return None
+        low, high = np.mean(given, axis=0).tolist()
+        return low, high
 
 
 class Night(_Line):
@@ -169,6 +183,7 @@ class Night(_Line):
     ``provenance`` is tier -> column of ``cells.csv`` -> the values that the tier's cells have.
     """
 
+    version: Literal[2]
     date: AwareDatetime
     git: str | None
     provenance: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -224,7 +239,9 @@ def read_night(path: Path) -> Night:
             f"{path}: no claims to judge: {error.strerror}; `harness judge` writes them"
         ) from None
     except ValidationError as error:
-        raise HarnessError(f"{path}: not a list of claims: {_first(error)}") from None
+        raise HarnessError(
+            f"{path}: not a list of claims: {_first(error)}; write it anew with `harness judge`"
+        ) from None
     twice = [key for key, count in Counter(claim.key for claim in claims).items() if count > 1]
     if not claims or twice:
         found = f"{' '.join(twice[0])} twice" if twice else "no claim"
@@ -241,7 +258,9 @@ def read_night(path: Path) -> Night:
                 _check_one_night(f"{table}: cells of tier {tier}", own, measured[own.index])
         if measured.notna().any():
             date = measured.max().to_pydatetime()
-    return Night(date=date, git=git_revision(), provenance=provenance, claims=claims)
+    return Night(
+        version=_VERSION, date=date, git=git_revision(), provenance=provenance, claims=claims
+    )
 
 
 def _setting(tier: str, cells: pd.DataFrame) -> dict[str, tuple[str, ...]]:
@@ -267,7 +286,8 @@ def read_history(path: Path) -> list[Night]:
     """Read the nights before, ordered by date; none if there is no file.
 
     Raises:
-        HarnessError: if a line is not a night, or a night is there twice.
+        HarnessError: if a line is not a night, is one that was judged by other rules, or a night
+            is there twice.
 
     """
     try:
@@ -282,6 +302,12 @@ def read_history(path: Path) -> list[Night]:
         try:
             night = Night.model_validate_json(line)
         except ValidationError as error:
+            if any(problem["loc"] == ("version",) for problem in error.errors()):
+                raise HarnessError(
+                    f"{path}, line {number}: not a night of version {_VERSION} of this file: what "
+                    "held by other rules cannot be compared with tonight; move the file away to "
+                    "begin a new history"
+                ) from None
             raise HarnessError(
                 f"{path}, line {number}: not a night: {_first(error)}; take the line out, or "
                 "restore the file"
@@ -388,64 +414,67 @@ def _not_run(claim: Claim, ran: Sequence[Claim], nights: int) -> Iterable[Alarm]
 
 
 def _direction_lost(claim: Claim, before: Sequence[Claim]) -> Iterable[Alarm]:
-    if _is_lost(claim) and _stands_out(claim, before, claim.noise):
+    low, high = claim.interval
+    is_lost = {"up": high <= 0, "down": low >= 0, "flat": False}[claim.expect]
+    if is_lost and _stands_out(claim, before, noise((*before, claim))):
         side = "above" if claim.expect == "up" else "below"
-        noise = f" by more than the noise of {claim.noise:.2g}" if claim.noise else ""
-        yield Alarm(
-            "direction lost",
-            f"{_value(claim)} is not {side} 0{noise}; {_said_before(before)}",
-        )
-
-
-def _is_lost(claim: Claim) -> bool:
-    (low, high), noise = _interval(claim), claim.noise or 0.0
-    if claim.expect == "up":
-        return high <= noise
-    return claim.expect == "down" and low >= -noise
+        yield Alarm("direction lost", f"{_value(claim)} is not {side} 0; {_said_before(before)}")
 
 
 def _out_of_tolerance(claim: Claim, before: Sequence[Claim]) -> Iterable[Alarm]:
-    # The claim's noise is that of the mean of its points.
-    noise = claim.noise and claim.noise * len(claim.measured) ** 0.5
     for at, point in claim.measured.items():
-        if not _is_out(claim, point):
+        if point.allowed is None or not _is_out(point):
             continue
         earlier = [other.measured[at] for other in before]
-        is_usual = 2 * sum(_is_out(claim, other) for other in earlier) >= len(earlier)
-        if not is_usual and _stands_out(point, earlier, noise):
+        is_usual = 2 * sum(map(_is_out, earlier)) >= len(earlier)
+        # The claim's noise is that of the mean of its points.
+        error = (noise((*before, claim)) or 0.0) * len(claim.measured) ** 0.5
+        if not is_usual and _stands_out(point, earlier, error):
+            low, high = point.allowed
             yield Alarm(
                 "out of tolerance",
-                f"{at}: {_value(point)} is not within {point.tolerance:g} of "
-                f"{'0' if claim.expect == 'flat' else f'the paper: {point.paper:+.3g}'}; "
+                f"{at}: {_value(point)} is not within {low:+.3g} to {high:+.3g}; "
                 f"{_said_before(earlier)}",
             )
 
 
-def _is_out(claim: Claim, point: Point) -> bool:
-    target = 0.0 if claim.expect == "flat" else point.paper
-    if target is None or point.tolerance is None:
+def _is_out(point: Point) -> bool:
+    if point.allowed is None:
         return False
-    low, high = _interval(point)
-    return low > target + point.tolerance or high < target - point.tolerance
+    low, high = point.interval
+    return low > point.allowed[1] or high < point.allowed[0]
 
 
 def _said_before(before: Sequence[Claim | Point]) -> str:
     return f"median of the {len(before)} nights before {_median(before):+.3g}"
 
 
-def _interval(measured: Claim | Point) -> tuple[float, float]:
-    """Return the 95 % interval; what repeats exactly may have none."""
-    assert measured.ours is not None
-    return measured.ci95 or (measured.ours, measured.ours)
+def noise(claims: Iterable[Claim]) -> float | None:
+    """Return the standard error of a claim by noise, as nights' estimates of it together say.
+
+    Returns:
+        The median of the estimates, each divided by what the median of such an estimate of 1 is;
+        None if there is none.
+
+    """
+    known = [
+        (claim.noise, claim.noise_df)
+        for claim in claims
+        if claim.noise is not None and claim.noise_df is not None
+    ]
+    if not known:
+        return None
+    estimates, freedom = np.array(known).T
+    # An estimated variance of 1, times its degrees of freedom, is chi-squared.
+    return float(np.median(estimates / np.sqrt(stats.chi2.median(freedom) / freedom)))
 
 
 def _stands_out(
-    tonight: Claim | Point, before: Sequence[Claim | Point], noise: float | None
+    tonight: Claim | Point, before: Sequence[Claim | Point], error: float | None
 ) -> bool:
     value, values = _values([tonight])[0], _values(before)
     own = stats.median_abs_deviation(values, scale="normal")
-    deviation = max(own, (noise or 0.0) / _BAND)
-    return bool(abs(value - np.median(values)) > STANDS_OUT * deviation)
+    return bool(abs(value - np.median(values)) > STANDS_OUT * max(own, error or 0.0))
 
 
 def _values(measured: Iterable[Claim | Point]) -> npt.NDArray[np.float64]:
@@ -481,13 +510,24 @@ def _last_and_before(judgement: Judgement) -> tuple[Sequence[Claim], Sequence[Cl
 def _drift_p(judgement: Judgement) -> float | None:
     """Return how likely so much of a change is by chance; None if it cannot be said."""
     claim = judgement.claim
-    tolerance = claim.noise if claim.tolerance is None else claim.tolerance
     last, before = _last_and_before(judgement)
-    if not (claim.ran and judgement.guarded) or tolerance is None or len(before) < DRIFT_BEFORE:
+    if not (claim.ran and judgement.guarded) or len(before) < DRIFT_BEFORE:
         return None
-    if abs(_median(last) - _median(before)) <= DRIFT_SHARE * tolerance:
+    half = _half_width(judgement)
+    if half is None:
+        return None
+    if abs(_median(last) - _median(before)) <= DRIFT_SHARE * half:
         return 1.0
     return float(stats.mannwhitneyu(_values(last), _values(before)).pvalue)
+
+
+def _half_width(judgement: Judgement) -> float | None:
+    """Return half the width of what is allowed of the claim, or of the noise; None without both."""
+    if judgement.claim.allowed is not None:
+        low, high = judgement.claim.allowed
+        return (high - low) / 2
+    error = noise((*judgement.before, judgement.claim))
+    return None if error is None else BAND * error
 
 
 def _drift(judgement: Judgement, p: float) -> Alarm:
@@ -559,7 +599,7 @@ def _status(judgement: Judgement) -> str:
         return f"not yet guarded: {len(judgement.before)} of {LEAST_NIGHTS} nights"
     if not judgement.guarded:
         return "not guarded: did not hold before"
-    return "ok" if judgement.claim.held else "does not hold, but does not stand out"
+    return "ok" if judgement.claim.held else f"{judgement.claim.verdict}, but no alarm"
 
 
 def _value(measured: Claim | Point) -> str:

@@ -63,10 +63,10 @@ def test_a_panel_for_each_claim_that_the_gate_guards() -> None:
         (paper,) = (line for line in axes.get_lines() if line.get_linestyle() == "--")
         assert y_of(paper) == [claims[0].paper] * 2
     # The band of noise only where there is any.
-    assert claims[0].noise
-    assert claims[0].paper
-    tolerance = (claims[0].paper - 3, claims[0].paper + 3)
-    np.testing.assert_allclose(_bands(c2), [(-claims[0].noise, claims[0].noise), tolerance])
+    assert C2.noise
+    band = 1.96 * C2.noise / 6**0.5
+    np.testing.assert_allclose(_bands(c2)[0], (-band, band), rtol=0.1)
+    assert _bands(c2)[1:] == [claims[0].allowed]
     assert len(_bands(c1)) == 1
 
 
@@ -91,7 +91,7 @@ def test_alarms_are_marked_where_the_gate_raises_them() -> None:
     assert legend(figure.legends[0]) == [
         "ours, 95 %",
         "paper",
-        "paper, tolerance",
+        "allowed size",
         "noise: equal cells, 95 %",
         *("alarm: not run", "alarm: direction lost", "alarm: out of tolerance", "alarm: drift"),
     ]

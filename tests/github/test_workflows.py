@@ -102,6 +102,14 @@ def test_history_survives_an_alarm_and_never_a_failed_fetch() -> None:
     assert "always()" in keep["if"]
 
 
+def test_a_new_history_is_begun_by_hand_only() -> None:
+    given = _read("nightly-gpu")["on"]["workflow_dispatch"]["inputs"]
+    assert given["new_history"]["type"] == "boolean"
+    assert "default" not in given["new_history"]
+    fetch = _step("nightly-gpu", "Fetch the history")
+    assert fetch["if"].endswith("&& !inputs.new_history")
+
+
 def test_night_is_measured_anew_in_the_environment_that_is_there() -> None:
     ((_, *clean),) = _commands("nightly-gpu", "git")
     assert set(clean) == {"-ffdxq", "--exclude=/.venv", "--exclude=/data"}
