@@ -58,8 +58,9 @@ figures-from-reference: env ## Draw figures and judge claims from the results th
 data: env ## Download the data sets that are not there, and list all (KV_DATA names their folder)
 	$(IN_ENV) harness data
 
-test: env ## Run the tests
-	$(IN_ENV) python -m pytest
+# Two at a time: most that take long start engines, which want a core each.
+test: env ## Run the tests (about 8 minutes on two cores)
+	$(IN_ENV) python -m pytest --numprocesses 2 --dist loadgroup
 
 bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 25 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json

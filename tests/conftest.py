@@ -1,5 +1,12 @@
-"""Puts the patched engine first on the path: `import vllm` in a test means the patched one."""
+"""Puts the patched engine first on the path: `import vllm` in a test means the patched one.
 
+What commands make in the checkout is neither read nor changed: runs of tests and of anything else
+may follow each other in any order.
+"""
+
+import fcntl
+import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -8,17 +15,63 @@ import pytest
 from support.tokenizer import WordTokenizer
 
 from harness import patching
+from workloads import datasets
 
 ROOT = Path(__file__).parents[1]
 SERIES = ROOT / patching.VLLM_SERIES
-_TREE = ROOT / "build" / "tests" / "vllm"
+# What commands make here.
+_MADE = ("results", "build", "data", ".snakemake")
+# What Snakemake and its jobs read.
+_SOURCES = ("Snakefile", "config", "figures", "harness", "patches", "profiles", "workloads")
+
+_TREE = "vllm"
+
+# The folder that all workers of a session share.
+_SHARED = pytest.StashKey[Path]()
+_BEFORE = pytest.StashKey[set[tuple[str, int]]]()
+
+# Tests run two at a time, and so do engines.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    patching.ensure(patching.read_series(SERIES), _TREE)
-    sys.path.insert(0, str(_TREE))
+    config = session.config
+    folder: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    is_worker = hasattr(config, "workerinput")
+    # Workers start later, and have a folder each in that of the process that starts them.
+    shared = folder.parent if is_worker else folder
+    if not is_worker:
+        patching.build(patching.read_series(SERIES), shared / _TREE)
+        config.stash[_BEFORE] = _made()
+    config.stash[_SHARED] = shared
+    sys.path.insert(0, str(shared / _TREE))
+    os.environ.setdefault(datasets.FOLDER_VARIABLE, str(shared / "data"))
     # In a background job it is ignored, and would be by all that tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    before = session.config.stash.get(_BEFORE, None)
+    if before is None:  # a worker
+        return
+    changed = sorted(path for path, _ in before ^ _made())
+    if changed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        session.config.get_terminal_writer().line(
+            f"\nerror: {changed[0]} changed while the tests ran: by a test, which must not, "
+            "or by another command at the same time"
+        )
+
+
+def _made() -> set[tuple[str, int]]:
+    """Return what commands have made here: each path, and when it was changed last."""
+    folders = (entry for name in _MADE for entry in os.walk(ROOT / name))
+    paths = (
+        os.path.join(folder, name)
+        for folder, inner, files in folders
+        for name in (".", *inner, *files)
+    )
+    return {(path, os.lstat(path).st_mtime_ns) for path in paths}
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +79,25 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout to run Snakemake in, in which nothing was made yet."""
+    folder = tmp_path / "a checkout"
+    for name in _SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name)
+        else:
+            folder.mkdir()
+            shutil.copy(source, folder)
+    (folder / "env").mkdir()
+    shutil.copy(ROOT / "env" / "conda.yaml", folder / "env")
+    return folder
+
+
 @pytest.fixture(scope="session")
-def engine_tree() -> Path:
-    return _TREE
+def engine_tree(pytestconfig: pytest.Config) -> Path:
+    return pytestconfig.stash[_SHARED] / _TREE
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +111,15 @@ def series() -> patching.Series:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(pytestconfig: pytest.Config) -> Path:
     from harness import model
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-qwen3"
-    model.make_tiny_qwen3(folder)
+    folder = pytestconfig.stash[_SHARED] / "models" / model.TINY_QWEN3
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            model.make_tiny_qwen3(folder)
     return folder
 
 

@@ -22,8 +22,9 @@ _FILES = [
 _PROGRAMS = ("make", "harness", "snakemake", "python")
 # The user's own.
 _YOURS = ("config/yours.yaml",)
-# What CI does not run: it is too long, needs a GPU, or changes what is under version control.
-_NOT_IN_CI = {"bench", "test-upstream", "env-cuda", "format", "lock", "patches"}
+# What CI does not run: it is too long, needs a GPU, or changes what is under version control; and
+# `smoke`, which it runs under another name.
+_NOT_IN_CI = {"bench", "test-upstream", "env-cuda", "format", "lock", "patches", "smoke"}
 
 
 def _commands(name: str) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,19 +20,6 @@ from harness.analysis import tables
 _SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "all"]
 
 
-@pytest.fixture
-def copy(root: Path, tmp_path: Path) -> Path:
-    """A checkout of the project's files without anything made."""
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    for name in ("Snakefile", "config", "figures", "harness", "patches", "profiles", "workloads"):
-        source = root / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    (folder / "env").mkdir()
-    shutil.copy(root / "env" / "conda.yaml", folder / "env")
-    return folder
-
-
 def _snakemake(
     folder: Path, *arguments: str, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
@@ -48,23 +34,18 @@ def _snakemake(
 
 
 @pytest.mark.parametrize("name", ["cpu", "smoke", "seeds", "saturation", "paper", "nightly"])
-def test_dry_run_has_every_cell_once(copy: Path, name: str) -> None:
-    run = _snakemake(copy, "figures", "--dry-run", "--configfile", f"config/{name}.yaml")
+def test_dry_run_has_every_cell_once(checkout: Path, name: str) -> None:
+    # Which is the default, as is the target.
+    given = ["figures", "--configfile", f"config/{name}.yaml"] if name != "cpu" else []
+    run = _snakemake(checkout, "--dry-run", *given)
     assert run.returncode == 0, run.stderr
-    parsed = config.load(copy / "config" / f"{name}.yaml")
+    parsed = config.load(checkout / "config" / f"{name}.yaml")
     output = run.stdout + run.stderr
     for group in parsed.groups:
         assert output.count(f"    output: results/{name}/cells/{group}\n") == 1
     for figure in catalogue.names(parsed):
         assert f"results/{name}/figures/{figure}.png" in output
-
-
-def test_cpu_config_is_the_default_and_figures_the_default_target(copy: Path) -> None:
-    explicit = _snakemake(copy, "figures", "--dry-run", "--quiet", "all")
-    assert explicit.returncode == 0, explicit.stderr
-    run = _snakemake(copy, "--dry-run")
-    assert "results/cpu/figures/fig3.png" in run.stdout + run.stderr
-    assert "results/cpu/policies.md" in run.stdout + run.stderr
+    assert f"results/{name}/policies.md" in output
 
 
 @pytest.mark.parametrize(
@@ -78,27 +59,28 @@ def test_cpu_config_is_the_default_and_figures_the_default_target(copy: Path) ->
     ],
 )
 def test_bad_config_is_one_message_before_anything_runs(
-    copy: Path, edit: dict[str, object], message: str
+    checkout: Path, edit: dict[str, object], message: str
 ) -> None:
-    path = copy / "config" / "bad.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load((copy / "config/cpu.yaml").read_text()) | edit))
-    run = _snakemake(copy, "figures", "--configfile", "config/bad.yaml")
+    path = checkout / "config" / "bad.yaml"
+    cpu = yaml.safe_load((checkout / "config/cpu.yaml").read_text())
+    path.write_text(yaml.safe_dump(cpu | edit))
+    run = _snakemake(checkout, "figures", "--configfile", "config/bad.yaml")
     assert run.returncode != 0
     assert message in run.stderr
     assert "Traceback" not in run.stderr
-    assert not (copy / "results").exists()
-    assert not (copy / "build").exists()
+    assert not (checkout / "results").exists()
+    assert not (checkout / "build").exists()
 
 
-def test_patch_that_does_not_apply_stops_the_run(copy: Path) -> None:
-    patch = next((copy / "patches" / "vllm").glob("*/0001-*.patch"))
+def test_patch_that_does_not_apply_stops_the_run(checkout: Path) -> None:
+    patch = next((checkout / "patches" / "vllm").glob("*/0001-*.patch"))
     patch.write_text(
         patch.read_text().replace("\n         # Cache for block lookup\n", "\n         # Other\n")
     )
-    run = _snakemake(copy, "build/engines/vllm-0.32.0")
+    run = _snakemake(checkout, "build/engines/vllm-0.32.0")
     assert run.returncode != 0
     assert f"{patch.name} does not apply" in run.stderr
-    assert not list((copy / "build").rglob("*vllm-0.32.0*"))
+    assert not list((checkout / "build").rglob("*vllm-0.32.0*"))
 
 
 def _ours(folder: Path) -> Iterator[psutil.Process]:
@@ -115,22 +97,23 @@ def _wait_until_gone(folder: Path) -> None:
 
 
 @pytest.mark.engine
-def test_interrupted_run_goes_on_where_it_was(copy: Path) -> None:
-    content = yaml.safe_load((copy / "config/smoke.yaml").read_text())
+def test_interrupted_run_goes_on_where_it_was(checkout: Path) -> None:
+    content = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
     content["workloads"]["docqa-quality"] |= {"documents": 10, "requests": 20, "window": 20}
+    experiment = content["experiments"]["figure-3-cpu"]
     content["experiments"] = {
-        "figure-3-cpu": content["experiments"]["figure-3-cpu"]
-        | {"policies": ["lru", "arc"], "cache_tokens": [20000, 30000]}
+        "first": experiment | {"policies": ["lru", "arc"], "cache_tokens": [20000]},
+        "second": experiment | {"policies": ["lru"], "cache_tokens": [30000]},
     }
-    (copy / "config/smoke.yaml").write_text(yaml.safe_dump(content))
+    (checkout / "config/smoke.yaml").write_text(yaml.safe_dump(content))
     arguments = ["figures", "--configfile", "config/smoke.yaml"]
-    cells = copy / "results" / "smoke" / "cells"
+    cells = checkout / "results" / "smoke" / "cells"
 
     for end in (signal.SIGKILL, signal.SIGINT):
         run = subprocess.Popen(
             [*_SNAKEMAKE, *arguments],
-            cwd=copy,
-            env=os.environ | {"PYTHONPATH": str(copy)},
+            cwd=checkout,
+            env=os.environ | {"PYTHONPATH": str(checkout)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -147,34 +130,34 @@ def test_interrupted_run_goes_on_where_it_was(copy: Path) -> None:
         else:
             os.killpg(run.pid, signal.SIGINT)  # as a terminal does
         run.wait(timeout=180)
-        _wait_until_gone(copy)
+        _wait_until_gone(checkout)
 
     (finished,) = cells.glob("[!.]*")
     measured = [path.stat().st_mtime_ns for path in finished.glob("*/summary.json")]
     assert len(measured) == 2
-    again = _snakemake(copy, *arguments)
+    again = _snakemake(checkout, *arguments)
     assert again.returncode == 0, again.stderr
     assert [path.stat().st_mtime_ns for path in finished.glob("*/summary.json")] == measured
     assert len(list(cells.iterdir())) == 2
-    assert (copy / "results" / "smoke" / "figures" / "fig3-cpu.png").stat().st_size > 10_000
-    assert "Nothing to be done" in _snakemake(copy, *arguments).stderr
-    _wait_until_gone(copy)
+    assert (checkout / "results" / "smoke" / "figures" / "fig3-cpu.png").stat().st_size > 10_000
+    assert "Nothing to be done" in _snakemake(checkout, *arguments).stderr
+    _wait_until_gone(checkout)
 
 
 def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes(
-    copy: Path, tmp_path: Path
+    checkout: Path, tmp_path: Path
 ) -> None:
-    content = yaml.safe_load((copy / "config/smoke.yaml").read_text())
+    content = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
     content["workloads"]["conversation-mooncake"]["warm_up"] = 1
     experiment = content["experiments"]["figure-5-mooncake"] | {"policies": ["arc"]}
     content["experiments"] = {"figure-5-mooncake": experiment}
-    (copy / "config/smoke.yaml").write_text(yaml.safe_dump(content))
+    (checkout / "config/smoke.yaml").write_text(yaml.safe_dump(content))
     # No network: nothing listens there.
     environment = {"KV_DATA": str(tmp_path / "data"), "https_proxy": "http://127.0.0.1:9"}
     arguments = ["figures", "--configfile", "config/smoke.yaml"]
-    results = copy / "results" / "smoke"
+    results = checkout / "results" / "smoke"
 
-    run = _snakemake(copy, *arguments, **environment)
+    run = _snakemake(checkout, *arguments, **environment)
     assert run.returncode == 0, run.stderr
     assert "warning: conversation-mooncake: data set mooncake is not in" in run.stderr
     (row,) = tables.read_cells(results / "cells.csv").to_dict("records")
@@ -182,11 +165,11 @@ def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes
     assert row["invalid_reason"].startswith("not run: data set mooncake is not in ")
     assert "Download" in row["invalid_reason"]
     assert (results / "figures" / "fig5-mooncake.png").is_file()
-    assert "Nothing to be done" in _snakemake(copy, *arguments, **environment).stderr
+    assert "Nothing to be done" in _snakemake(checkout, *arguments, **environment).stderr
 
     (tmp_path / "data" / "mooncake").mkdir(parents=True)
     (tmp_path / "data" / "mooncake" / "conversation_trace.jsonl").write_text("not the trace")
-    run = _snakemake(copy, *arguments, **environment)
+    run = _snakemake(checkout, *arguments, **environment)
     assert run.returncode != 0
     assert "not the right file: its sha256 is" in run.stderr
 
@@ -234,18 +217,18 @@ def _outcomes(results: Path) -> dict[str, str]:
 
 
 @pytest.mark.engine
-def test_papers_own_setting_runs_to_its_claims_with_the_small_model(copy: Path) -> None:
+def test_papers_own_setting_runs_to_its_claims_with_the_small_model(checkout: Path) -> None:
     """All but the GPU: the same config with the cells of the paper's largest gain, made small."""
-    content = yaml.safe_load((copy / "config/paper.yaml").read_text())
+    content = yaml.safe_load((checkout / "config/paper.yaml").read_text())
     content |= {"name": "small", "tiers": {"cpu": _SMALL}}
     kept = {name: content["experiments"][name] for name in ("figure-3", "noise")}
     for experiment in kept.values():
         experiment |= {"tier": "cpu", "cache_tokens": [50_000]}
     kept["figure-3"]["policies"] = ["lru", "arc"]
-    (copy / "config/small.yaml").write_text(yaml.safe_dump(content | {"experiments": kept}))
-    run = _snakemake(copy, "figures", "--configfile", "config/small.yaml")
+    (checkout / "config/small.yaml").write_text(yaml.safe_dump(content | {"experiments": kept}))
+    run = _snakemake(checkout, "figures", "--configfile", "config/small.yaml")
     assert run.returncode == 0, run.stderr
-    results = copy / "results" / "small"
+    results = checkout / "results" / "small"
     cells = tables.read_cells(results / "cells.csv")
     assert len(cells) == 3
     assert cells["valid"].all()

@@ -30,19 +30,13 @@ _CONFIG = {
 
 
 @pytest.fixture
-def copy(root: Path, tmp_path: Path, tiny_model: Path) -> Path:
+def copy(root: Path, checkout: Path, tiny_model: Path) -> Path:
     """A checkout in which a cell of tier gpu lacks nothing but its workload."""
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    for name in ("Snakefile", "config", "figures", "harness", "patches", "profiles", "workloads"):
-        source = root / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    shutil.copytree(root / _PROFILES, folder / _PROFILES)
-    shutil.copy(root / "env" / "conda.yaml", folder / "env")
-    shutil.copytree(tiny_model, folder / "build" / "models" / "tiny-qwen3")
-    (folder / "build" / "engines" / "vllm-0.32.0").mkdir(parents=True)
-    (folder / "config" / "test.yaml").write_text(yaml.safe_dump(_CONFIG))
-    return folder
+    shutil.copytree(root / _PROFILES, checkout / _PROFILES)
+    shutil.copytree(tiny_model, checkout / "build" / "models" / "tiny-qwen3")
+    (checkout / "build" / "engines" / "vllm-0.32.0").mkdir(parents=True)
+    (checkout / "config" / "test.yaml").write_text(yaml.safe_dump(_CONFIG))
+    return checkout
 
 
 def _measure(

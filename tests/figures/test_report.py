@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -225,14 +226,15 @@ def test_policies_are_in_a_table(page: str) -> None:
     assert re.search(r"100,000 (arc|lru) engine 2 0.400 0.000", _words(page))
 
 
-def test_commands_run_what_they_say(root: Path, page: str) -> None:
+def test_commands_run_what_they_say(checkout: Path, page: str) -> None:
     draw, measure = map(
         html.unescape, re.findall("<pre>(.*?)</pre>", _article(page, "fig3"), re.DOTALL)
     )
     for command, reason in ((draw, None), (measure, "Forced execution")):
         run = subprocess.run(
             ["bash", "-c", f"{shlex.quote(sys.executable)} -m {command} --dry-run"],
-            cwd=root,
+            cwd=checkout,
+            env=os.environ | {"PYTHONPATH": str(checkout)},
             capture_output=True,
             text=True,
             check=False,

@@ -18,15 +18,9 @@ _CONFIG = {
     "tiers": {"cpu": {"block_size": 32, "scale": 0.05, "take_turns": True}},
     "workloads": {"docqa": {"kind": "docqa", "documents": 30, "requests": 80, "window": 40}},
     "experiments": {
-        "patched": _DOCQA | {"policies": ["lru", "dbl", "arc"]},
+        "patched": _DOCQA | {"policies": ["lru", "arc"]},
         "again": _DOCQA | {"policies": ["arc"], "repeats": 2},
-        "two": _DOCQA | {"policies": ["lru", "arc"], "seeds": [2]},
-        "batch": _DOCQA
-        | {
-            "policies": ["arc"],
-            "cache_tokens": [100_000],
-            "loads": [{"mode": "batch", "batch_size": 8}],
-        },
+        "alone": _DOCQA | {"policies": ["arc"], "seeds": [2]},
         "stock": _DOCQA | {"engine": "vllm-stock", "policies": ["lru"]},
         "server": _DOCQA
         | {
@@ -49,8 +43,8 @@ _CONFIG = {
 class Bench:
     """A folder with a config, a model and a workload; measures groups of cells in it, each once."""
 
-    # Of a cell with LRU and one with ARC, for tests that run it themselves.
-    two = "docqa-batch1-1248-s2"
+    # Of one cell, for tests that run it themselves.
+    alone = "docqa-batch1-1248-s2"
 
     def __init__(self, folder: Path, tiny_model: Path, engine_tree: Path) -> None:
         self.folder, self.model, self.tree = folder, tiny_model, engine_tree

@@ -6,6 +6,7 @@ the folder in which it keeps its jobs.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,13 @@ def install(folder: Path) -> dict[str, str]:
     (folder / "jobs").mkdir(parents=True)
     for name in COMMANDS:
         script = folder / name
+        code = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+            f"import fake_slurm; fake_slurm.main({name!r})"
+        )
+        # Not Python's own path in its first line: that may have spaces.
         script.write_text(
-            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            f"import fake_slurm\nfake_slurm.main({name!r})\n"
+            f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(code)} "$@"\n'
         )
         script.chmod(0o755)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"

@@ -1,5 +1,4 @@
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workloads import file, trace
+from workloads import datasets, file, trace
 from workloads.file import BlockWorkload, WorkloadError
 from workloads.trace import Trace
 
@@ -272,11 +271,10 @@ def test_a_file_that_is_no_trace_is_refused(path: Path) -> None:
         trace.build("w", params, 0, path.parent, 16)
 
 
-def test_real_mooncake(root: Path) -> None:
-    folder = Path(os.environ.get("KV_DATA") or root / "data")
-    path = folder / "mooncake" / "conversation_trace.jsonl"
-    if not path.exists():
-        pytest.skip("the Mooncake trace is not here")
+def test_real_mooncake() -> None:
+    path = datasets.find("mooncake")
+    if path is None:
+        pytest.skip(f"mooncake is not in {datasets.data_folder()}")
     params = Trace(dataset="mooncake", format="mooncake", length_max=50_000)
     workload = trace.build("w", params, 0, path, 16)
     assert len(workload.requests) == 12_031 - 407

@@ -1,4 +1,5 @@
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import Any
 import psutil
 import pytest
 
-from harness import model as models
 from harness.bench import mock, peers
 from harness.bench.peers import Aiperf, Guidellm, Load, Peer, PeerRun, VllmBench
 from harness.errors import HarnessError
@@ -114,7 +114,7 @@ class Script(Peer):
 
 
 def test_run_counts_the_cpu_time_of_all_processes(tmp_path: Path) -> None:
-    burn = f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.5: pass'"
+    burn = f"{shlex.quote(sys.executable)} -c 'import time\nwhile time.process_time() < 0.5: pass'"
     found = peers.run(Script(f"({burn}); echo 52.5 > result"), LOAD, tmp_path, 30)
     assert found.ttft_ms == {FIRST: 52.5}
     assert 0.5 <= found.cpu_seconds < 2
@@ -239,13 +239,10 @@ def test_torch_is_looked_for_on_its_own_index_after_the_configured_one(
 
 
 @pytest.mark.engine
-def test_vllm_bench_reports_what_the_mock_server_did(tmp_path: Path) -> None:
-    models.make_tiny_qwen3(tmp_path / "model")
+def test_vllm_bench_reports_what_the_mock_server_did(tmp_path: Path, tiny_model: Path) -> None:
     behaviour = mock.Behaviour(ttft_ms=50, itl_ms=5, error_every=4)
     with mock.running(behaviour, tmp_path) as server:
-        load = Load(
-            server.url, mock.MODEL, tmp_path / "model", requests=40, rate=50, output_tokens=8
-        )
+        load = Load(server.url, mock.MODEL, tiny_model, requests=40, rate=50, output_tokens=8)
         found: PeerRun = peers.run(VllmBench(), load, tmp_path, 120)
         truths = server.truth()
     assert sorted(truth.prompt or "" for truth in truths) == sorted(load.prompts())
