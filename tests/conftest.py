@@ -22,7 +22,16 @@ SERIES = ROOT / patching.VLLM_SERIES
 # What commands make here.
 _MADE = ("results", "build", "data", ".snakemake")
 # What Snakemake and its jobs read.
-_SOURCES = ("Snakefile", "config", "figures", "harness", "patches", "profiles", "workloads")
+_SOURCES = (
+    "Snakefile",
+    "config",
+    "figures",
+    "harness",
+    "patches",
+    "profiles",
+    "reference",
+    "workloads",
+)
 
 _TREE = "vllm"
 
