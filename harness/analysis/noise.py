@@ -40,6 +40,7 @@ COLUMNS = [
 ]
 # With fewer, a standard deviation is off by a factor of two as often as not.
 _LEAST_DF = 2
+_SHIPPED = Path(__file__).parents[2] / "reference" / "noise.csv"
 _ENGINE, _TOGETHER = "engine", "together"
 
 
@@ -60,6 +61,7 @@ class Noise:
 
     def __init__(self, comparisons: Sequence[Comparison], history: pd.DataFrame) -> None:
         self._own = of_run(comparisons)
+        self._online = [one for one in comparisons if one.online is not None and one.online.df]
         others = history[~history["run"].isin(self._own["run"].unique())]
         self._all = pd.concat([others, self._own]) if len(others) else self._own
 
@@ -85,7 +87,7 @@ class Noise:
             for estimate in (
                 self._between_engines(comparison, quantity, value, engines),
                 self._between_runs(comparison, quantity, value),
-                comparison.online if quantity == "ttft" else None,
+                self._between_turns(comparison, value) if quantity == "ttft" else None,
             )
             if estimate is not None and estimate.df >= _LEAST_DF
         ]
@@ -109,6 +111,14 @@ class Noise:
         # ARC's own cost is a difference of two means, LRU's the one that is known.
         share = 1 / engines if quantity != "own_cost" else 1 + 1 / max(1, engines - 1)
         return Estimate(value, math.sqrt(known.variance * share), known.df)
+
+    def _between_turns(self, comparison: Comparison, value: float) -> Estimate | None:
+        """Return an open loop's, by its own equal cells, else by those at the noisiest rate."""
+        if comparison.online is None or comparison.online.df:
+            return comparison.online
+        others = [one.online for one in self._online if one.workload == comparison.workload]
+        noisiest = max(filter(None, others), key=lambda one: one.error, default=None)
+        return noisiest and noisiest._replace(value=value)
 
     def _between_runs(
         self, comparison: Comparison, quantity: Quantity, value: float
@@ -196,12 +206,24 @@ def band(results: Results, tier: Tier, workload: str, mode: Mode) -> float | Non
     """Return within how many percent two equal cells' mean TTFT lie in 95 % of cases.
 
     Once corrected by the line for what they had to compute, cells of LRU differ by noise alone.
-    All of a workload and mode are taken together; None if there are too few.
+    All of a workload and mode are taken together, those of the shipped runs, too, if that is more;
+    None if there are too few.
     """
     own = of_run(compare(results, tier, workload, mode))
-    pooled = _pool(
-        own[(own["quantity"] == "own_cost") & (own["kind"] == _ENGINE)], ["comparison", "seed"]
-    )
-    if pooled is None or pooled.df < _LEAST_DF:
+    of_tables = [_of_equal_cells(table, workload, mode) for table in (own, _with_shipped(own))]
+    pooled = [one for one in of_tables if one is not None and one.df >= _LEAST_DF]
+    if not pooled or own.empty:
         return None
-    return Estimate(0, math.sqrt(2 * pooled.variance), pooled.df).interval().high
+    widest = max(pooled, key=lambda one: one.variance)
+    return Estimate(0, math.sqrt(2 * widest.variance), widest.df).interval().high
+
+
+def _with_shipped(own: pd.DataFrame) -> pd.DataFrame:
+    shipped = read(_SHIPPED if _SHIPPED.exists() else None)
+    return pd.concat([shipped, own]) if len(shipped) else own
+
+
+def _of_equal_cells(table: pd.DataFrame, workload: str, mode: Mode) -> _Pooled | None:
+    chosen = (table["quantity"] == "own_cost") & (table["kind"] == _ENGINE)
+    chosen &= (table["workload"] == workload) & (table["mode"] == mode)
+    return _pool(table[chosen], ["run", "comparison", "seed"])
