@@ -305,6 +305,8 @@ def test_runs_are_judged_by_the_noise_of_others(
     assert verdicts["C2", "cpu", "ttft"] == "undecided"
     assert cli.main(["claims", str(tmp_path / "claims.json")]) == 0
     assert "C2 cpu: The share of the paper's effect" in capsys.readouterr().out
+    assert cli.main(["claims", str(tmp_path / "claims.json"), "--markdown"]) == 0
+    assert "| **undecided** |" in capsys.readouterr().out
     # Other runs that say the same, twice.
     rows = pd.read_csv(tmp_path / "noise.csv")
     others = [rows.assign(run=day, value=rows["value"] + day / 100) for day in (1, 2)]

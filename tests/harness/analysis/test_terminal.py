@@ -66,3 +66,14 @@ def test_claims_not_run_for_one_reason_are_one_line(capsys: pytest.CaptureFixtur
         "Not run: C1 gpu, C2 gpu. Config cpu has no tier gpu.",
         "Not run: C4 replay. No data.",
     ]
+
+
+def test_markdown_has_what_was_judged() -> None:
+    not_run = _row(4, "gpu", **_NOTHING, reason="Config cpu has no tier gpu.")
+    exact = _row(2, "replay", share_ci95=None)
+    assert terminal.markdown([_row(1, "cpu"), exact, not_run]).splitlines()[2:] == [
+        "| C1: ARC raises the hit rate over LRU | `cpu` | +5.5 points | +5.2 points | "
+        "0.95 [0.91, 0.98] | **reproduced** |",
+        "| C2: ARC raises the hit rate over LRU | `replay` | +5.5 points | +5.2 points | "
+        "0.95 | **reproduced** |",
+    ]
