@@ -221,12 +221,13 @@ def _row(claim: Claim, tier: Tier, where: Evidence, found: Measured | str) -> di
         return row | nothing | no_power | {"verdict": "not run", "reason": found, "points": []}
     verdict, reason, share, power = decide(claim, found)
     if found.left_out:
-        reason += f" {found.left_out} points left out: invalid cells."
+        points = f"{found.left_out} point" + ("s" if found.left_out > 1 else "")
+        reason += f" {points} left out: invalid cells."
     error = found.effect.error
     return row | {
         "paper": found.paper,
         "ours": found.effect.value,
-        "ci95": _ends(found.effect.interval()) if error else None,
+        "ci95": _ends(found.effect.interval()),
         "workload_ci95": _ends(found.workload.interval()) if found.workload else None,
         "noise": error if error and math.isfinite(error) else None,
         "noise_df": found.effect.df if error and math.isfinite(error) else None,
@@ -242,7 +243,7 @@ def _row(claim: Claim, tier: Tier, where: Evidence, found: Measured | str) -> di
                 "at": point.at,
                 "paper": point.paper,
                 "ours": point.ours.value,
-                "ci95": _ends(point.ours.interval()) if point.ours.error else None,
+                "ci95": _ends(point.ours.interval()),
                 "allowed": _allowed(claim, point),
                 **point.beside,
             }
@@ -252,8 +253,10 @@ def _row(claim: Claim, tier: Tier, where: Evidence, found: Measured | str) -> di
 
 
 def _ends(interval: Interval) -> list[float] | None:
-    """Return an interval's ends; None of one without an end."""
-    return [interval.low, interval.high] if math.isfinite(interval.low) else None
+    """Return an interval's ends; None of what is exact, or of one without an end."""
+    if interval.low == interval.high or not math.isfinite(interval.low):
+        return None
+    return [interval.low, interval.high]
 
 
 def _allowed(claim: Claim, point: Point) -> list[float] | None:
@@ -281,7 +284,8 @@ def decide(claim: Claim, found: Measured) -> tuple[Verdict, str, Interval | None
             [point.ours.interval() for point in found.points], claim.tolerance
         )
         return verdict, _on_none(claim, found, verdict), None, None
-    if claim.margins is None or not found.paper:
+    # Of a CPU whose hit rates differ the other way, the paper's line expects what is not claimed.
+    if claim.margins is None or not found.paper or (found.paper > 0) != (claim.expect == "up"):
         assert claim.expect != "flat"
         effect = _covered(found, _DIRECTION)
         verdict = verdicts.of_direction(effect, claim.expect)
@@ -291,7 +295,7 @@ def decide(claim: Claim, found: Measured) -> tuple[Verdict, str, Interval | None
         }.get(verdict, "has values on both sides of none")
         interval = (
             f"The 99 % interval, {_said(effect, '+.1f')} {unit}, "
-            if found.effect.error or (found.workload)
+            if found.effect.error or found.workload
             else f"The effect, {effect.value:+.1f} {unit}, "
         )
         reason = interval + said + "."
@@ -364,6 +368,8 @@ def _with_own_cost(
 
 def _said(interval: Interval, form: str) -> str:
     value, low, high = (format(each, form) for each in interval)
+    if math.isinf(interval.low):
+        return f"{value} [?]"
     return value if low == high else f"{value} [{low}, {high}]"
 
 
@@ -420,7 +426,8 @@ def _cells(results: Results, claim: Claim, tier: Tier, where: Evidence) -> pd.Da
         cells = cells[is_papers if is_papers.any() else cells["x"] == cells["x"].min()]
     elif where.mode == "batch":
         cells = cells[cells["batch_size"] == 1]
-    return cells
+    # Requests at a trace's own times have no rate.
+    return cells[cells[claim.over].notna()]
 
 
 def _papers(claim: Claim) -> dict[float, float]:
@@ -481,7 +488,7 @@ def _arc_against_lru(evidence: _Evidence, claim: Claim, cells: pd.DataFrame) -> 
     for x, group in groupby(compared, lambda one: _x(claim, one)):
         own = list(group)
         of_points.append(own)
-        ours = mean_of([evidence.noise.of(one, quantity) for one in own])
+        ours = mean_of([evidence.noise.of(one, quantity) for one in own], of_one_noise=True)
         beside = _beside(own) if quantity == "ttft" else {}
         points.append(Point(_at(claim, x), ours, _mean(claimed(claim, one) for one in own), beside))
     if not points:
@@ -491,12 +498,14 @@ def _arc_against_lru(evidence: _Evidence, claim: Claim, cells: pd.DataFrame) -> 
         for one in compared
         if quantity == "ttft" and one.effect is not None
     ]
+    # Noise is pooled by batch size.
+    of_one = claim.over != "batch_size"
     return Measured(
         points,
-        mean_of([point.ours for point in points]),
+        mean_of([point.ours for point in points], of_one),
         _mean(point.paper for point in points),
         _workload(evidence.results, of_points, quantity),
-        mean_of(costs) if costs else None,
+        mean_of(costs, of_one) if costs else None,
     )
 
 
@@ -658,7 +667,9 @@ def _t1_swing(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:
     if not points:
         raise _NotRunError("Fewer than three windows.")
     mean = np.mean(of_sizes, axis=0)
-    return Measured(points, Estimate(float(mean.mean())), None, _of_mean(mean))
+    value = float(mean.mean())
+    # Of one pair of windows, nobody knows what another would have.
+    return Measured(points, Estimate(value), None, _of_mean(mean) or Estimate(value, math.nan, 0))
 
 
 def _correlation(one: _Array, other: _Array) -> float:

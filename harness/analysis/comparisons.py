@@ -26,7 +26,8 @@ _Array = npt.NDArray[np.float64]
 class Comparison:
     """Cells that got the same requests: at least one of LRU and one of ARC, and their repeats.
 
-    ``x`` is the cache size in thousand tokens at the paper's scale, rounded; ``hit_rates`` are
+    ``load`` is how the names of cells say it (``Load.label``), ``x`` the cache size in thousand
+    tokens at the paper's scale, rounded; ``hit_rates`` are
     LRU's and ARC's (fraction). ``gains`` is ARC's less LRU's in points, against each cell of LRU.
     Of times, where there are any, ``effect`` is through hits (batches), ``online`` the ratio of
     means in percent less 100 with what equal cells say of its error (open loop).
@@ -37,6 +38,7 @@ class Comparison:
     mode: Mode
     batch_size: float | None
     request_rate: float | None
+    load: str
     x: float
     seed: int
     measured: str
@@ -55,8 +57,7 @@ class Comparison:
     @property
     def name(self) -> str:
         """What names it in every run."""
-        at = [self.tier, self.workload, self.mode, self.batch_size, self.request_rate, self.x]
-        return " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in at)
+        return f"{self.tier} {self.workload} {self.mode}{self.load} {self.x:g}"
 
 
 def compare(
@@ -103,12 +104,12 @@ def _comparison(results: Results, lru: pd.DataFrame, arc: pd.DataFrame) -> Compa
     first = lru.iloc[0]
     both = pd.concat([lru, arc])
     effect = online = None
+    load = results.load(first["cell"])
     if both["ttft_kind"].eq("measured").all():
         base, policy = (
             [results.requests(cell) for _, cell in cells.iterrows()] for cells in (lru, arc)
         )
         base, policy = _same_requests(base, policy)
-        load = results.load(first["cell"])
         if isinstance(load, OpenLoop):
             online = _online(base, policy, load.turn_requests)
         else:
@@ -120,6 +121,7 @@ def _comparison(results: Results, lru: pd.DataFrame, arc: pd.DataFrame) -> Compa
         mode=first["mode"],
         batch_size=_number(first["batch_size"]),
         request_rate=_number(first["request_rate"]),
+        load=load.label,
         x=float(first["x"]),
         seed=int(first["seed"]),
         measured=str(both["measured_at"].min()),

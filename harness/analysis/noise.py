@@ -4,8 +4,9 @@ It is estimated in two ways, and the larger counts. **Engines**: each of a compa
 an engine of its own, and what each says by itself spreads about what they say together.
 **Runs**: the same comparison in other runs on the same machine, kept in a table (``write``; the
 shipped one is ``reference/noise.csv``), differs by all that changes between runs. Both are pooled
-over all comparisons of a workload, mode and batch size, each weighted by its degrees of freedom,
-since one comparison has two or three engines, and a variance of so few is no more than a guess.
+over all comparisons of a tier, workload, mode and batch size, each weighted by its degrees of
+freedom, since one comparison has two or three engines, and a variance of so few is no more than a
+guess.
 """
 
 import math
@@ -73,44 +74,49 @@ class Noise:
         """
         if comparison.tier == "replay":
             return Estimate(comparison.gain)
+        # What its variance is in that of an engine. ARC's hit rate and its own cost are held, from
+        # one engine, against the mean of LRU's.
+        of_engine: float | None
         if quantity == "hit_rate":
-            value, engines = comparison.gain, len(comparison.gains)
+            value, of_engine = comparison.gain, 1 + 1 / len(comparison.gains)
         elif comparison.online is not None:
-            value, engines = comparison.online.value, 0
+            value, of_engine = comparison.online.value, None
         else:
             assert comparison.effect is not None
             effect = comparison.effect
-            value = effect.value if quantity == "ttft" else effect.own_cost
-            engines = len(effect.of_engines)
-        found = [
+            if quantity == "ttft":
+                value, of_engine = effect.value, 1 / len(effect.of_engines)
+            else:
+                value, of_engine = effect.own_cost, 1 + 1 / len(effect.residuals)
+        known = [
             estimate
             for estimate in (
-                self._between_engines(comparison, quantity, value, engines),
+                self._between_engines(comparison, quantity, value, of_engine),
                 self._between_runs(comparison, quantity, value),
                 self._between_turns(comparison, value) if quantity == "ttft" else None,
             )
-            if estimate is not None and estimate.df >= _LEAST_DF
+            if estimate is not None
         ]
-        if not found:
-            exact = quantity == "hit_rate"
-            return Estimate(value, 0.0 if exact else math.nan, math.inf if exact else 0)
-        return max(found, key=lambda estimate: estimate.error)
+        found = [estimate for estimate in known if estimate.df >= _LEAST_DF]
+        if found:
+            return max(found, key=lambda estimate: estimate.error)
+        if quantity == "hit_rate" and not any(estimate.error for estimate in known):
+            return Estimate(value)
+        return Estimate(value, math.nan, 0)
 
     def _between_engines(
-        self, comparison: Comparison, quantity: Quantity, value: float, engines: int
+        self, comparison: Comparison, quantity: Quantity, value: float, of_engine: float | None
     ) -> Estimate | None:
         own, known = (
             _pool(_alike(table, comparison, quantity, _ENGINE), ["run", "comparison", "seed"])
             for table in (self._own, self._all)
         )
-        if known is None or not engines:
+        if known is None or of_engine is None:
             return None
         # This machine may be noisier today than those of the table were.
         if own is not None and own.df >= _LEAST_DF and own.variance > known.variance:
             known = own
-        # ARC's own cost is a difference of two means, LRU's the one that is known.
-        share = 1 / engines if quantity != "own_cost" else 1 + 1 / max(1, engines - 1)
-        return Estimate(value, math.sqrt(known.variance * share), known.df)
+        return Estimate(value, math.sqrt(known.variance * of_engine), known.df)
 
     def _between_turns(self, comparison: Comparison, value: float) -> Estimate | None:
         """Return an open loop's, by its own equal cells, else by those at the noisiest rate."""
@@ -133,6 +139,8 @@ def _alike(
 ) -> pd.DataFrame:
     chosen = (table["mode"] == comparison.mode) & (table["workload"] == comparison.workload)
     chosen &= (table["quantity"] == quantity) & (table["kind"] == kind)
+    # Its name begins with the tier.
+    chosen &= table["comparison"].astype(str).str.startswith(f"{comparison.tier} ")
     if comparison.batch_size is not None:
         chosen &= table["batch_size"] == comparison.batch_size
     found: pd.DataFrame = table[chosen]

@@ -48,10 +48,15 @@ class Estimate(NamedTuple):
         return Interval(self.value, self.value - half, self.value + half)
 
 
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+def mean_of(estimates: Sequence[Estimate], of_one_noise: bool = False) -> Estimate:
     """Return the mean of independent estimates.
 
-    Its degrees of freedom are Satterthwaite's (*Biometrics Bulletin* 2, 1946).
+    Args:
+        estimates: At least one.
+        of_one_noise: Whether their errors are one estimate of noise, so that the mean's has no more
+            degrees of freedom than that; else they are Satterthwaite's (*Biometrics Bulletin* 2,
+            1946).
+
     """
     squares = [estimate.error**2 for estimate in estimates]
     value = float(np.mean([estimate.value for estimate in estimates]))
@@ -60,9 +65,12 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
         return Estimate(value)
     if math.isnan(total):
         return Estimate(value, math.nan, 0)
-    df = total**2 / sum(
-        square**2 / estimate.df for square, estimate in zip(squares, estimates, strict=True)
-    )
+    if of_one_noise:
+        df = min(estimate.df for estimate in estimates)
+    else:
+        df = total**2 / sum(
+            square**2 / estimate.df for square, estimate in zip(squares, estimates, strict=True)
+        )
     return Estimate(value, math.sqrt(total) / len(estimates), df)
 
 

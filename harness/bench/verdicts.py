@@ -8,7 +8,8 @@ runs have (``reference/noise.csv``). They are judged by the functions that judge
 fit of the line on, each with three more made-up runs for a history, as the shipped table has.
 
 Hit rates are made up by the same truth; they have next to no noise. Claims that there is no effect,
-and those of T1's share, which are of one exact replay, are not here.
+and those of T1's share, which are of one exact replay, are not here; nor are those whose interval
+is of real conversations, which are not made up.
 """
 
 import math
@@ -86,13 +87,13 @@ def simulate(found: Results, history: pd.DataFrame, runs: int) -> list[Result]:
             one = claim.model_copy(update={"tiers": {tier: where}})
             own = [each for each in compared if _is_of(each, claim, tier, where.mode)]
             (row,) = claims.judge_compared(found, own, history, [one])
-            if row["verdict"] != "not run":
+            if row["verdict"] != "not run" and row["workload_ci95"] is None:
                 models = [_model(found, claim, each, known) for each in own]
                 verdicts = {
                     truth: _verdicts(found, one, models, share, runs)
                     for truth, share in _TRUTHS.items()
                 }
-                measured += _results(claim, tier, verdicts, runs)
+                measured += _results(claim, tier, verdicts)
     return measured
 
 
@@ -117,9 +118,14 @@ class _Model:
     work: Sequence[_Array] = ()
     deviations: _Array = field(default_factory=lambda: np.zeros(1))
 
+    @property
+    def error(self) -> float:
+        """The standard error of a run; none where nobody knows."""
+        return 0.0 if math.isnan(self.known.error) else self.known.error
+
     def made(self, truth: float, number: int, rng: np.random.Generator) -> Comparison:
         """Return it in a made-up run, in which so much of the effect is true."""
-        error = 0.0 if math.isnan(self.known.error) else self.known.error
+        error = self.error
         of_run = truth * self.claimed + rng.normal(0, error)
         one = replace(self.comparison, measured=f"made-up {number}")
         if self.work:
@@ -170,8 +176,11 @@ def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Mode
 
 def _verdicts(
     found: Results, claim: Claim, models: Sequence[_Model], truth: float, runs: int
-) -> Counter[str]:
-    """Return how many of so many made-up runs have which verdict on a claim."""
+) -> Mapping[str, float]:
+    """Return what share of so many made-up runs has which verdict on a claim."""
+    if not any(one.error or one.work for one in models):
+        # All are the same.
+        runs = 1
     rng = np.random.default_rng(_SEED)
     made = [[one.made(truth, number, rng) for one in models] for number in range(runs + _HISTORY)]
     tables = [noise.of_run(compared) for compared in made]
@@ -180,16 +189,16 @@ def _verdicts(
         before = pd.concat(tables[number + 1 : number + 1 + _HISTORY])
         (row,) = claims.judge_compared(found, made[number], before, [claim])
         verdicts[row["verdict"]] += 1
-    return verdicts
+    return {verdict: count / runs for verdict, count in verdicts.items()}
 
 
 def _results(
-    claim: Claim, tier: Tier, verdicts: Mapping[str, Counter[str]], runs: int
+    claim: Claim, tier: Tier, verdicts: Mapping[str, Mapping[str, float]]
 ) -> Iterable[Result]:
     name, key = f"{claim.id} {tier} {claim.quantity}", (claim.id, claim.quantity)
 
     def missed(truth: str, verdict: str) -> float:
-        return 100 * (1 - verdicts[truth][verdict] / runs)
+        return 100 * (1 - verdicts[truth].get(verdict, 0.0))
 
     unit = "% of runs"
     yield Result(f"{name}, no effect: reproduced", 100 - missed("none", "reproduced"), unit, 1)

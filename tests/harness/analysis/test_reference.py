@@ -5,7 +5,7 @@ import pytest
 import yaml
 from support.results import due, experiment, measured, open_loop
 
-from harness.analysis import claims, reference, results
+from harness.analysis import claims, noise, reference, results
 from harness.analysis.results import Results
 from harness.cell import CellSpec
 from harness.errors import HarnessError
@@ -36,8 +36,9 @@ def test_claims_of_what_is_kept_are_those_of_the_run(ran: Results, tmp_path: Pat
     (kept / "old").touch()
     reference.write(tmp_path / "ran.yaml", ran.folder, kept)
     found = results.read(kept / "config.yaml", kept)
-    assert claims.judge(found) == claims.judge(ran)
-    assert any(row["verdict"] != "not run" for row in claims.judge(found))
+    judged = claims.judge(found, noise.read(None))
+    assert judged == claims.judge(ran, noise.read(None))
+    assert any(row["verdict"] != "not run" for row in judged)
     pd.testing.assert_frame_equal(found.cells, ran.cells)
     # Nothing that was there, none of policies that nothing compares, no engine's logs.
     files = {path.name for path in kept.rglob("*") if path.is_file()}

@@ -2,16 +2,16 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from harness.analysis.stats import (
+    Estimate,
     blocks,
     cluster_interval,
     holm,
     mean_interval,
-    noise_band,
-    p_of_mean,
+    mean_of,
     ratio_interval,
-    sums_interval,
 )
 
 
@@ -88,50 +88,76 @@ def test_covers_the_truth_with_few_clusters(count: int) -> None:
     trials = 400
     covered = 0
     for _ in range(trials):
-        sums = np.column_stack([rng.normal(50, 10, count), rng.normal(100, 5, count)])
-        interval = sums_interval(sums, lambda total: total[..., 0] / total[..., 1])
+        values, base = rng.normal(50, 10, count), rng.normal(100, 5, count)
+        interval = ratio_interval(values, base, np.arange(count))
         covered += interval.low <= 0.5 <= interval.high
     # Three standard deviations of a share of 400.
     assert covered / trials == pytest.approx(0.95, abs=0.033)
 
 
-def test_equal_cells_are_told_apart_as_rarely_as_they_should() -> None:
-    rng = np.random.default_rng(9)
-    trials = 600
-    found = sum(p_of_mean(rng.normal(0, 3, 12)) < 0.05 for _ in range(trials))
-    assert found / trials == pytest.approx(0.05, abs=0.027)
-    # Of a family of ten, one or more: the p-values are adjusted for that.
-    families = sum(
-        min(holm([p_of_mean(rng.normal(0, 3, 12)) for _ in range(10)])) < 0.05 for _ in range(150)
-    )
-    assert families / 150 < 0.05 + 0.054
-
-
-def test_p_values_of_known_data() -> None:
-    # t = 2 / (1.5811 / sqrt(5)) = 2.828 with 4 degrees of freedom.
-    assert p_of_mean([0, 1, 2, 3, 4]) == pytest.approx(0.0474, abs=1e-4)
-    assert p_of_mean([1.0]) == 1
-    assert p_of_mean([0.0, 0.0]) == 1
-    assert p_of_mean([2.0, 2.0]) == 0
+def test_p_values_are_adjusted_for_how_many_there_are() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
-
-
-def test_noise_of_equal_cells() -> None:
-    assert noise_band([]) is None
-    # t(0.975, 1) = 12.71, t(0.975, 2) = 4.303; the mean difference of equal cells is 0.
-    assert noise_band([-2.0]) == pytest.approx(25.41, abs=0.01)
-    assert noise_band([1.0, -1.0]) == pytest.approx(4.303, abs=1e-3)
-
-
-def test_noise_covers_the_next_pair_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(10)
-    trials = 2000
-    within = sum(
-        abs(next_one) <= (noise_band(seen) or 0)
-        for *seen, next_one in rng.normal(0, 1.5, (trials, 4)).tolist()
+    rng = np.random.default_rng(9)
+    # Of ten without an effect, one or more: as rarely as one by itself.
+    families = sum(
+        min(holm(list(stats.ttest_1samp(rng.normal(0, 3, (12, 10)), 0).pvalue))) < 0.05
+        for _ in range(300)
     )
-    assert within / trials == pytest.approx(0.95, abs=0.015)
+    assert families / 300 < 0.05 + 0.04
+
+
+def test_interval_of_an_estimate() -> None:
+    # t(0.975, 4) = 2.776, t(0.995, 4) = 4.604.
+    assert Estimate(10, 2, 4).interval() == pytest.approx((10, 10 - 5.553, 10 + 5.553), abs=1e-3)
+    assert Estimate(10, 2, 4).interval(0.99).high == pytest.approx(19.208, abs=1e-3)
+    assert Estimate(10, 2).interval().high == pytest.approx(10 + 2 * 1.959964)
+    assert Estimate(10).interval() == (10, 10, 10)
+    assert Estimate(10, math.nan, 0).interval() == (10, -math.inf, math.inf)
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_estimates_cover_the_truth_as_often_as_they_say(count: int) -> None:
+    rng = np.random.default_rng(11)
+    covered = 0
+    for values in rng.normal(10, 3, (2000, count)):
+        interval = Estimate(values.mean(), stats.sem(values), count - 1).interval()
+        covered += interval.low <= 10 <= interval.high
+    assert covered / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_mean_of_estimates() -> None:
+    assert mean_of([Estimate(1), Estimate(3)]) == (2, 0, math.inf)
+    value, error, df = mean_of([Estimate(1, 3, 3), Estimate(3, 4, 6)])
+    assert (value, error) == (2, 2.5)
+    # Satterthwaite: (9 + 16)^2 / (81 / 3 + 256 / 6).
+    assert df == pytest.approx(8.971, abs=1e-3)
+    assert mean_of([Estimate(1, 3, 3), Estimate(3, 4, 6)], of_one_noise=True) == (2, 2.5, 3)
+    # What is exact adds nothing; what nobody knows makes nobody know the mean.
+    assert mean_of([Estimate(1, 3, 3), Estimate(3)]) == (2, 1.5, pytest.approx(3))
+    unknown = mean_of([Estimate(1, 3, 3), Estimate(3, math.nan, 0)])
+    assert unknown.value == 2
+    assert math.isnan(unknown.error)
+
+
+@pytest.mark.parametrize("of_one_noise", [True, False])
+def test_mean_of_estimates_covers_the_truth(of_one_noise: bool) -> None:
+    """Whether the errors are one estimate of noise, from three values, or each its own."""
+    rng = np.random.default_rng(12)
+    covered = {True: 0, False: 0}
+    trials = 3000
+    for _ in range(trials):
+        noise = 2 * np.sqrt(rng.chisquare(3, 1 if of_one_noise else 4) / 3)
+        each = [
+            Estimate(value, error, 3)
+            for value, error in zip(rng.normal(10, 2, 4), np.resize(noise, 4), strict=True)
+        ]
+        for known in covered:
+            interval = mean_of(each, known).interval()
+            covered[known] += interval.low <= 10 <= interval.high
+    assert covered[of_one_noise] / trials == pytest.approx(0.95, abs=0.015)
+    # Degrees of freedom that are not there make intervals too narrow, those not counted too wide.
+    assert covered[True] > covered[False] + 0.02 * trials
 
 
 def test_covers_the_truth_of_a_series_in_time() -> None:
