@@ -1,6 +1,9 @@
-"""Figures 3 and 5 on real engines: hit rate and measured mean TTFT against cache size."""
+"""Figures 3 and 5 on real engines: hit rate and TTFT against cache size, TTFT by request."""
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +12,7 @@ from matplotlib.lines import Line2D
 from figures import captions, style
 from figures.catalogue import Entry
 from harness.analysis import noise, paper
+from harness.analysis.comparisons import Comparison, compare
 from harness.analysis.results import Results, not_run
 from harness.cell import Tier
 from harness.errors import HarnessError
@@ -39,11 +43,12 @@ def draw(results: Results, entry: Entry) -> Figure:
     published = paper.comparable(workload)
 
     style.use()
-    figure = plt.figure(figsize=(11, 4.6), layout="constrained")
-    grid = figure.add_gridspec(2, 2)
+    figure = plt.figure(figsize=(14, 4.6), layout="constrained")
+    grid = figure.add_gridspec(2, 3)
     hit_rate = figure.add_subplot(grid[:, 0])
     ttft = figure.add_subplot(grid[0, 1])
     ttft_paper = figure.add_subplot(grid[1, 1], sharex=ttft)
+    requests = figure.add_subplot(grid[:, 2])
 
     _ours(hit_rate, patched, "hit_rate")
     drawn = set(patched["policy"])
@@ -73,8 +78,18 @@ def draw(results: Results, entry: Entry) -> Figure:
     hit_rate.legend(handles=_legend(patched, stock), loc="lower right", frameon=True)
     if shaded:
         ttft.legend(handles=[style.noise_patch()], loc="lower right", fontsize="small")
+    compared = [one for one in compare(results, tier, workload, "batch") if one.effect]
+    _differences(requests, results, compared)
     sentences = _sentences(title, patched, results, workload, tier, invalid)
-    style.face(figure, *sentences, captions.noise(band))
+    style.face(
+        figure,
+        *sentences,
+        "(c) Each request's TTFT under ARC less that under LRU, in order. Most requests hit as "
+        "much under both; the others make the mean."
+        if compared
+        else "",
+        captions.noise(band),
+    )
     return figure
 
 
@@ -93,6 +108,34 @@ def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
             capsize=3,
             zorder=3,
         )
+
+
+def _differences(axes: Axes, results: Results, compared: Sequence[Comparison]) -> None:
+    """Draw how requests' TTFT differs between ARC and LRU: what share differs by no more."""
+    axes.set(title="(c) ARC less LRU, by request", xlabel="difference in TTFT, ms")
+    if not compared:
+        style.nothing(axes, "ARC and LRU were not both measured")
+        return
+    cells = results.cells
+    # The smallest cache and the largest.
+    for one, line in zip((*compared[:1], *compared[1:][-1:]), ("-", "--"), strict=False):
+        own = cells[cells["cell"].isin(one.cells)]
+        lru, arc = (
+            results.requests(own[own["policy"] == policy].iloc[0]) for policy in ("lru", "arc")
+        )
+        both = lru.merge(arc, on="request", suffixes=("_lru", "_arc"))
+        difference = np.sort(both["ttft_ms_arc"] - both["ttft_ms_lru"])
+        equal = (both["cached_tokens_arc"] == both["cached_tokens_lru"]).mean()
+        axes.plot(
+            difference,
+            (np.arange(len(difference)) + 1) / len(difference),
+            line,
+            color=style.COLORS["arc"],
+            label=f"{one.x:.0f}k tokens: {100 * equal:.0f} % hit as much",
+        )
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set(ylabel="share of requests that differ by no more", ylim=(0, 1))
+    axes.legend(loc="center right", fontsize="small")
 
 
 def _stock(axes: Axes, cells: pd.DataFrame, column: str) -> None:
