@@ -120,7 +120,7 @@ def _environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
     given = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
     # It runs elsewhere.
-    search_path = [str(Path(path).resolve()) for path in (_ROOT, *given)]
+    search_path = [str(_ROOT), *(str(Path(path).resolve()) for path in given)]
     return kept | {"HOME": str(home), "PYTHONPATH": os.pathsep.join(search_path)}
 
 

@@ -114,6 +114,7 @@ def test_same_file_from_another_process_and_hash_seed(tmp_path: Path, root: Path
 import hashlib, sys
 from workloads import docqa, vocabulary
 class Letters:
+    start = ()
     def encode(self, text): return list(text.encode())
     def decode(self, ids): return bytes(ids).decode()
 params = docqa.DocQA(documents=10, requests=30, window=10)
