@@ -124,7 +124,7 @@ def test_dates_are_below_the_last_panel_of_each_column() -> None:
 
 
 def test_nothing_guarded_is_a_figure_that_says_so() -> None:
-    assert "None is guarded yet: of 4 nights" in text(trend.draw(nights(4, [C1])))
+    assert "none is guarded yet: of 4 nights" in text(trend.draw(nights(4, [C1])))
 
 
 def _main(monkeypatch: pytest.MonkeyPatch, *arguments: Path) -> int:
