@@ -156,7 +156,7 @@ class Claim(_Measured):
         """The points that have a value, by where they are."""
         return {point.at: point for point in self.points if point.ours is not None}
 
-    @property
+    @cached_property
     def held(self) -> bool:
         """Whether the claim holds, if not in the paper's size."""
         if self.verdict == "undecided":
@@ -164,7 +164,7 @@ class Claim(_Measured):
             return {"up": low > 0, "down": high < 0, "flat": False}[self.expect]
         return self.verdict in ("reproduced", "smaller", "larger")
 
-    @property
+    @cached_property
     def allowed(self) -> tuple[float, float] | None:
         """Where the mean's size is as claimed; None if the size is not judged."""
         if self.margins is not None and self.paper is not None:
