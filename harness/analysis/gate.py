@@ -10,9 +10,9 @@ A claim is compared with the nights before that are of the same *setting* (engin
 model and, in tiers with a clock, machine of the claim's tier; what is not known of one of the two
 nights does not tell them apart) and in which it was measured at the same points. It *held* in a
 night whose verdict was "reproduced", "smaller" or "larger", or was "undecided" of the size alone:
-the interval lies wholly on the claimed side. Any other "undecided" is neither held nor lost. A
-claim is *guarded* once there are ``LEAST_NIGHTS`` of those nights and it held in more than half of
-them. Alarms are of four kinds:
+the interval lies wholly on the claimed side, if not in or out of the margins. Any other "undecided"
+is neither held nor lost. A claim is *guarded* once there are ``LEAST_NIGHTS`` of those nights and
+it held in more than half of them. Alarms are of four kinds:
 
 ``not run``
     A claim, or a point of one, was measured in more than half of the nights since its first, and
@@ -67,7 +67,7 @@ from scipy import stats
 
 from harness.analysis import tables
 from harness.analysis.stats import holm
-from harness.analysis.verdicts import Verdict
+from harness.analysis.verdicts import Margins, Verdict
 from harness.errors import HarnessError
 from harness.measure.provenance import git_revision
 
@@ -136,7 +136,7 @@ class Claim(_Measured):
     paper: float | None
     noise: float | None
     noise_df: PositiveFloat | None
-    margins: tuple[float, float] | None
+    margins: Margins | None
     verdict: Verdict
     reason: str
     points: tuple[Point, ...]
@@ -151,20 +151,25 @@ class Claim(_Measured):
         """Whether there is a value."""
         return self.ours is not None and self.verdict != "not run"
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is a value, and it is known how sure: times never repeat exactly."""
+        return self.ran and (self.ci95 is not None or self.quantity != "ttft")
+
     @cached_property
     def measured(self) -> dict[str, Point]:
         """The points that have a value, by where they are."""
         return {point.at: point for point in self.points if point.ours is not None}
 
-    @property
+    @cached_property
     def held(self) -> bool:
         """Whether the claim holds, if not in the paper's size."""
-        if self.verdict == "undecided":
+        if self.verdict == "undecided" and self.margins is not None and self.is_judged:
             low, high = self.interval
             return {"up": low > 0, "down": high < 0, "flat": False}[self.expect]
         return self.verdict in ("reproduced", "smaller", "larger")
 
-    @property
+    @cached_property
     def allowed(self) -> tuple[float, float] | None:
         """Where the mean's size is as claimed; None if the size is not judged."""
         if self.margins is not None and self.paper is not None:
@@ -396,7 +401,7 @@ def _judge(claim: Claim, nights: Sequence[Claim | None]) -> Judgement:
     before = tuple(earlier for earlier in ran if earlier.measured.keys() == claim.measured.keys())
     judgement = Judgement(claim, before, ())
     alarms = list(_not_run(claim, ran, len(since)))
-    if claim.ran and judgement.guarded:
+    if claim.is_judged and judgement.guarded:
         alarms += _direction_lost(claim, before)
         alarms += _out_of_tolerance(claim, before)
     return replace(judgement, alarms=tuple(alarms))

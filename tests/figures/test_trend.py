@@ -58,7 +58,7 @@ def test_a_panel_for_each_claim_that_the_gate_guards() -> None:
         ours = np.array([claim.ours for claim in claims], float)
         np.testing.assert_array_equal(drawn.y, ours)
         assert np.isnan(ours[50]) == (place == 1)
-        ends = [claim.ci95 for claim in claims if claim.ci95]
+        ends = [claim.interval for claim in claims if claim.ran]
         np.testing.assert_allclose([found for found in drawn.ends if found], ends)
         (paper,) = (line for line in axes.get_lines() if line.get_linestyle() == "--")
         assert y_of(paper) == [claims[0].paper] * 2
@@ -124,7 +124,7 @@ def test_dates_are_below_the_last_panel_of_each_column() -> None:
 
 
 def test_nothing_guarded_is_a_figure_that_says_so() -> None:
-    assert "None is guarded yet: of 4 nights" in text(trend.draw(nights(4, [C1])))
+    assert "none is guarded yet: of 4 nights" in text(trend.draw(nights(4, [C1])))
 
 
 def _main(monkeypatch: pytest.MonkeyPatch, *arguments: Path) -> int:

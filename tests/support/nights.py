@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from harness.analysis import gate
-from harness.analysis.claims import Verdict
+from harness.analysis import gate, verdicts
 from harness.analysis.gate import Claim, Judgement, Night, Point
+from harness.analysis.stats import Interval
+from harness.analysis.verdicts import Verdict
 
 FIRST = datetime(2030, 1, 1, 2, 30, tzinfo=UTC)
 # Of a ratio of TTFT, from night to night, in per cent.
@@ -44,7 +45,7 @@ class Made:
     truth: tuple[float, ...] = (-12.6, -10.3, -8.2, -6.0, -4.8, -3.1)
     paper: tuple[float, ...] | None = (-12.6, -11.0, -8.0, -5.0, -3.0, -2.0)
     # Of the share of the paper's effect; and of a claim that something is flat.
-    margins: tuple[float, float] = (0.5, 1.5)
+    margins: tuple[float, float] = (0.67, 1.5)
     tolerance: float = 5.0
     # The true standard error of a point by noise, and the degrees of freedom of a night's estimate.
     noise: float | None = SPREAD
@@ -98,12 +99,14 @@ class Made:
             "reason": "made up",
             "points": points,
         }
-        return _with_verdict(Claim.model_validate(claim))
+        return self._with_verdict(Claim.model_validate(claim))
 
-    def _around(self, value: float, noise: float | None) -> tuple[float, float] | None:
+    def _around(
+        self, value: float, noise: float | None, confidence: float = 0.95
+    ) -> tuple[float, float] | None:
         if noise is None:
             return None
-        half = _student(self.noise_df) * noise
+        half = _student(self.noise_df, confidence) * noise
         return value - half, value + half
 
     def _allowed(self, paper: float | None) -> tuple[float, float] | None:
@@ -114,36 +117,29 @@ class Made:
         low, high = sorted(margin * paper for margin in self.margins)
         return low, high
 
+    def _with_verdict(self, claim: Claim) -> Claim:
+        """Return the claim judged as ``harness.analysis.claims`` does."""
+        assert claim.ours is not None
+        verdict: Verdict
+        if claim.expect == "flat":
+            points = [
+                Interval(value, *point.interval)
+                for point in claim.points
+                if (value := point.ours) is not None
+            ]
+            verdict = verdicts.of_none(points, self.tolerance)
+        elif claim.paper is None:
+            ends = self._around(claim.ours, claim.noise, 0.99) or claim.interval
+            verdict = verdicts.of_direction(Interval(claim.ours, *ends), claim.expect)
+        else:
+            share, low, high = (end / claim.paper for end in (claim.ours, *claim.interval))
+            verdict = verdicts.of_share(Interval(share, *sorted((low, high))), self.margins)
+        return claim.model_copy(update={"verdict": verdict})
+
 
 @cache
-def _student(freedom: float) -> float:
-    return float(stats.t.ppf(0.975, freedom))
-
-
-def _with_verdict(claim: Claim) -> Claim:
-    """Return the claim judged as ``harness.analysis.claims`` does."""
-    sign = -1 if claim.expect == "down" else 1
-    low, high = sorted(sign * end for end in claim.interval)
-    verdict: Verdict = "undecided"
-    if claim.expect == "flat":
-        ends = [(*point.interval, *(point.allowed or ())) for point in claim.points]
-        if all(least <= low and high <= most for low, high, least, most in ends):
-            verdict = "reproduced"
-        elif any(high < least or most < low for low, high, least, most in ends):
-            verdict = "refuted"
-    elif high <= 0:
-        verdict = "refuted"
-    elif claim.allowed is None:
-        verdict = "reproduced" if low > 0 else "undecided"
-    else:
-        least, most = sorted(sign * end for end in claim.allowed)
-        if least <= low and high <= most:
-            verdict = "reproduced"
-        elif low > 0 and high < least:
-            verdict = "smaller"
-        elif low > most:
-            verdict = "larger"
-    return claim.model_copy(update={"verdict": verdict})
+def _student(freedom: float, confidence: float) -> float:
+    return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -180,14 +176,14 @@ CLAIMS = (
     Made("C3", truth=(-7.9, -6.0, -3.6), paper=(-7.9, -6.0, -3.6)),
     Made("C4", truth=(-2.0, -1.0), paper=(-2.0, -1.0)),
     Made("C5", truth=(-6.0, -6.0, -7.0), paper=(-6.0, -6.0, -7.0), common=1.0),
-    ratios("O1", -5.0, common=1.0),
-    ratios("O2", -4.0, common=1.0),
+    ratios("O1", -12.0, common=1.0),
+    ratios("O2", -9.0, common=1.0),
     ratios("O3", -3.0, common=1.0),
     ratios("O4", 0.0, 0.0, expect="flat"),
     ratios("O5", 10.0, common=1.0),
-    # A point whose interval ends where what is allowed begins, and points that are off by half.
-    Made("O6", truth=(-6.0, -6.0), paper=(-20.0, -4.0), common=1.0),
-    Made("O7", truth=(-6.0, -6.0), paper=(-12.0, -4.0), common=0.0),
+    # A point whose interval ends where what is allowed begins, and points that are where it does.
+    Made("O6", truth=(-6.0, -6.0), paper=(-15.0, -4.0), common=1.0),
+    Made("O7", truth=(-6.0, -6.0), paper=(-9.0, -4.0), common=0.0),
 )
 
 # Night -> by how much a claim's points are shifted.
