@@ -67,7 +67,8 @@ def one_cache(cells: pd.DataFrame) -> pd.DataFrame:
     most = cells[cells["cache_tokens"].isin(batch_sizes[batch_sizes == batch_sizes.max()].index)]
     papers = most[most["x"].round() == PAPERS_CACHE]
     chosen = (most if papers.empty else papers)["cache_tokens"].min()
-    return cells[cells["cache_tokens"] == chosen]
+    found: pd.DataFrame = cells[cells["cache_tokens"] == chosen]
+    return found
 
 
 def where_papers_is(cells: pd.DataFrame) -> str:

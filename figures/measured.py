@@ -58,8 +58,8 @@ def draw(results: Results, entry: Entry) -> Figure:
 
     band = noise.band(results, tier, workload, "batch")
     base = patched[patched["policy"] == "lru"].groupby("x")["ttft_mean_ms"].mean()
-    shaded = band is not None and not base.empty
-    if shaded:
+    shaded = not base.empty
+    if band is not None and shaded:
         style.noise(ttft, list(base.index), list(base), band)
     _ours(ttft, patched, "ttft_mean_ms")
     _stock(ttft, stock, "ttft_mean_ms")
@@ -76,7 +76,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         axes.set_xlabel(f"KV cache size, thousand tokens{scaled}")
 
     hit_rate.legend(handles=_legend(patched, stock), loc="lower right", frameon=True)
-    if shaded:
+    if band is not None and shaded:
         ttft.legend(handles=[style.noise_patch()], loc="lower right", fontsize="small")
     compared = [one for one in compare(results, tier, workload, "batch") if one.effect]
     _differences(requests, results, compared)
@@ -116,13 +116,9 @@ def _differences(axes: Axes, results: Results, compared: Sequence[Comparison]) -
     if not compared:
         style.nothing(axes, "ARC and LRU were not both measured")
         return
-    cells = results.cells
     # The smallest cache and the largest.
     for one, line in zip((*compared[:1], *compared[1:][-1:]), ("-", "--"), strict=False):
-        own = cells[cells["cell"].isin(one.cells)]
-        lru, arc = (
-            results.requests(own[own["policy"] == policy].iloc[0]) for policy in ("lru", "arc")
-        )
+        lru, arc = (results.requests(results.cell(names[0])) for names in (one.lru, one.arc))
         both = lru.merge(arc, on="request", suffixes=("_lru", "_arc"))
         difference = np.sort(both["ttft_ms_arc"] - both["ttft_ms_lru"])
         equal = (both["cached_tokens_arc"] == both["cached_tokens_lru"]).mean()

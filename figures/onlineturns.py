@@ -76,7 +76,7 @@ def _by_turn(
 ) -> tuple[list[float], list[pd.DataFrame]]:
     """Return the requests by turn, the last ones together, and where to draw each."""
     grouped = list(requests.groupby(requests["turn"].astype(int).clip(upper=last)))
-    return [turn + offset for turn, _ in grouped], [own for _, own in grouped]  # type: ignore[operator]
+    return [turn + offset for turn, _ in grouped], [own for _, own in grouped]
 
 
 def _row(ttft: Axes, hit_rate: Axes, results: Results, panel: Panel) -> None:

@@ -26,7 +26,7 @@ def draw(results: Results, entry: Entry) -> Figure:
 
     """
     found = pd.concat([_arcs(results, name) for name in entry.workloads])
-    of_each = dict(list(found.groupby("workload", sort=False)))
+    of_each = {str(name): own for name, own in found.groupby("workload", sort=False)}
     reasons = {name: not_run(cells) for name, cells in of_each.items()}
     left_out = {name: reason for name, reason in reasons.items() if reason}
     drawn = {name: _chosen(cells) for name, cells in of_each.items() if cells["valid"].any()}

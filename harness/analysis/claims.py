@@ -478,7 +478,7 @@ def _arc_against_lru(evidence: _Evidence, claim: Claim, cells: pd.DataFrame) -> 
         (
             one
             for one in evidence.comparisons
-            if wanted & set(one.cells)
+            if wanted & {*one.lru, *one.arc}
             and (quantity == "hit_rate" or one.effect or one.online)
             and (not papers or _x(claim, one) in papers)
         ),
@@ -566,14 +566,8 @@ def _workload(
 def _of_sessions(results: Results, compared: Sequence[Comparison]) -> Estimate | None:
     """Return the mean gain with its error over the conversations; None where there are none."""
     gains = []
-    cells = results.cells.set_index("cell", drop=False)
     for one in compared:
-        lru, arc = (
-            results.requests(
-                cells.loc[next(name for name in one.cells if cells["policy"][name] == policy)]
-            )
-            for policy in ("lru", "arc")
-        )
+        lru, arc = (results.requests(results.cell(names[0])) for names in (one.lru, one.arc))
         if lru["session"].isna().any():
             return None
         gain = 100 * (arc["cached_tokens"] - lru["cached_tokens"])

@@ -27,8 +27,8 @@ class Comparison:
     """Cells that got the same requests: at least one of LRU and one of ARC, and their repeats.
 
     ``load`` is how the names of cells say it (``Load.label``), ``x`` the cache size in thousand
-    tokens at the paper's scale, rounded; ``hit_rates`` are
-    LRU's and ARC's (fraction). ``gains`` is ARC's less LRU's in points, against each cell of LRU.
+    tokens at the paper's scale, rounded; ``lru`` and ``arc`` name the cells, ``hit_rates`` are
+    theirs (fraction). ``gains`` is ARC's less LRU's in points, against each cell of LRU.
     Of times, where there are any, ``effect`` is through hits (batches), ``online`` the ratio of
     means in percent less 100 with what equal cells say of its error (open loop).
     """
@@ -43,7 +43,8 @@ class Comparison:
     seed: int
     measured: str
     machine: str
-    cells: tuple[str, ...]
+    lru: tuple[str, ...]
+    arc: tuple[str, ...]
     hit_rates: tuple[float, float]
     gains: tuple[float, ...]
     effect: Effect | None
@@ -83,7 +84,8 @@ def compare(
     """
     found = []
     known = results.cells[results.cells["mode"] != "closed-loop"]
-    for key, _ in known.groupby(["tier", "workload", "mode"], sort=False):
+    keys = known[["tier", "workload", "mode"]].drop_duplicates()
+    for key in keys.itertuples(index=False, name=None):
         wanted = (tier, workload, mode)
         if any(one not in (None, has) for one, has in zip(wanted, key, strict=True)):
             continue
@@ -126,7 +128,8 @@ def _comparison(results: Results, lru: pd.DataFrame, arc: pd.DataFrame) -> Compa
         seed=int(first["seed"]),
         measured=str(both["measured_at"].min()),
         machine=str(first["machine"]),
-        cells=tuple(both["cell"]),
+        lru=tuple(lru["cell"]),
+        arc=tuple(arc["cell"]),
         hit_rates=(float(lru["hit_rate"].mean()), float(of_arc)),
         gains=tuple(100 * (of_arc - lru["hit_rate"])),
         effect=effect,

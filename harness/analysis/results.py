@@ -89,6 +89,10 @@ class Results:
         """Return the policy's state after each batch of a cell; raises as ``requests``."""
         return self.read_table(cell, TELEMETRY)
 
+    def cell(self, name: str) -> "pd.Series[Any]":
+        """Return the row of ``cells`` of the cell of a name."""
+        return self.cells[self.cells["cell"] == name].iloc[0]
+
     def folder_of(self, cell: "pd.Series[Any]") -> Path:
         """Return the folder of a cell, a row of ``cells``."""
         return self.folder / "cells" / str(cell["folder"])

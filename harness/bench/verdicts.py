@@ -156,9 +156,8 @@ def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Mode
     size = measured.value if of_paper is None else of_paper
     if claim.quantity != "ttft" or one.effect is None:
         return _Model(one, size, measured)
-    cells = found.cells.set_index("cell", drop=False)
-    requests = [found.requests(cells.loc[name]) for name in one.cells]
-    num_base = int((cells.loc[list(one.cells), "policy"] == "lru").sum())
+    requests = [found.requests(found.cell(name)) for name in (*one.lru, *one.arc)]
+    num_base = len(one.lru)
     units = [costline.units(own, int(one.batch_size or 1)) for own in requests]
     line = costline.fit(units)
     of_base = pd.concat(units[:num_base])
