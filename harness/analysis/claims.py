@@ -566,12 +566,10 @@ def _workload(
 def _of_sessions(results: Results, compared: Sequence[Comparison]) -> Estimate | None:
     """Return the mean gain with its error over the conversations; None where there are none."""
     gains = []
-    cells = results.cells.set_index("cell", drop=False)
     for one in compared:
+        cells = [cell for _, cell in results.cells.iterrows() if cell["cell"] in one.cells]
         lru, arc = (
-            results.requests(
-                cells.loc[next(name for name in one.cells if cells["policy"][name] == policy)]
-            )
+            results.requests(next(cell for cell in cells if cell["policy"] == policy))
             for policy in ("lru", "arc")
         )
         if lru["session"].isna().any():

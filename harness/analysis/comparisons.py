@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -81,9 +81,10 @@ def compare(
         HarnessError: if a cell's files are damaged, or cells of different origin would be compared.
 
     """
-    found = []
+    found: list[Comparison] = []
     known = results.cells[results.cells["mode"] != "closed-loop"]
-    for key, _ in known.groupby(["tier", "workload", "mode"], sort=False):
+    for names, _ in known.groupby(["tier", "workload", "mode"], sort=False):
+        key = cast("tuple[Tier, str, Mode]", names)
         wanted = (tier, workload, mode)
         if any(one not in (None, has) for one, has in zip(wanted, key, strict=True)):
             continue
@@ -165,7 +166,7 @@ def _online(
 
     of_base, of_policy = sums(base), sums(policy)
     total = of_base.mean(axis=0).sum()
-    value = 100 * (of_policy.mean(axis=0).sum() / total - 1)
+    value = float(100 * (of_policy.mean(axis=0).sum() / total - 1))
     if len(base) < 2:
         return Estimate(value, math.nan, 0)
     turns = of_base.shape[1]
@@ -173,4 +174,4 @@ def _online(
     variance = ((of_base - of_base.mean(axis=0)) ** 2).sum() / df
     # Of the difference of two means of cells, over all turns.
     error = math.sqrt(variance * turns * (1 / len(base) + 1 / len(policy)))
-    return Estimate(float(value), 100 * error / total, df)
+    return Estimate(value, float(100 * error / total), df)

@@ -156,9 +156,10 @@ def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Mode
     size = measured.value if of_paper is None else of_paper
     if claim.quantity != "ttft" or one.effect is None:
         return _Model(one, size, measured)
-    cells = found.cells.set_index("cell", drop=False)
-    requests = [found.requests(cells.loc[name]) for name in one.cells]
-    num_base = int((cells.loc[list(one.cells), "policy"] == "lru").sum())
+    by_name = {cell["cell"]: cell for _, cell in found.cells.iterrows()}
+    cells = [by_name[name] for name in one.cells]
+    requests = [found.requests(cell) for cell in cells]
+    num_base = sum(cell["policy"] == "lru" for cell in cells)
     units = [costline.units(own, int(one.batch_size or 1)) for own in requests]
     line = costline.fit(units)
     of_base = pd.concat(units[:num_base])
