@@ -82,7 +82,7 @@ def compare(
         HarnessError: if a cell's files are damaged, or cells of different origin would be compared.
 
     """
-    found = []
+    found: list[Comparison] = []
     known = results.cells[results.cells["mode"] != "closed-loop"]
     keys = known[["tier", "workload", "mode"]].drop_duplicates()
     for key in keys.itertuples(index=False, name=None):
@@ -168,7 +168,7 @@ def _online(
 
     of_base, of_policy = sums(base), sums(policy)
     total = of_base.mean(axis=0).sum()
-    value = 100 * (of_policy.mean(axis=0).sum() / total - 1)
+    value = float(100 * (of_policy.mean(axis=0).sum() / total - 1))
     if len(base) < 2:
         return Estimate(value, math.nan, 0)
     turns = of_base.shape[1]
@@ -176,4 +176,4 @@ def _online(
     variance = ((of_base - of_base.mean(axis=0)) ** 2).sum() / df
     # Of the difference of two means of cells, over all turns.
     error = math.sqrt(variance * turns * (1 / len(base) + 1 / len(policy)))
-    return Estimate(float(value), 100 * error / total, df)
+    return Estimate(value, float(100 * error / total), df)

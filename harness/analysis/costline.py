@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from statsmodels.robust.norms import HuberT
 from statsmodels.robust.robust_linear_model import RLM
-from statsmodels.tools.sm_exceptions import ConvergenceWarning
+from statsmodels.tools.sm_exceptions import ConvergenceWarning, SingularMatrixWarning
 
 # Fewer requests or batches with equal hits say nothing.
 _LEAST_EQUAL = 8
@@ -123,8 +123,9 @@ def fit(of_cells: Sequence[pd.DataFrame]) -> _Array:
     # Terms of one size, or the fit is ill-conditioned.
     size = np.maximum(work.mean(axis=0), 1e-9)
     with warnings.catch_warnings():
-        # Of points on a line there is no scale to be robust against.
-        for kind in (ConvergenceWarning, RuntimeWarning):
+        # Of points on a line there is no scale to be robust against; of prompts of one length, two
+        # terms are the same.
+        for kind in (ConvergenceWarning, RuntimeWarning, SingularMatrixWarning):
             warnings.simplefilter("ignore", kind)
         found: _Array = np.asarray(RLM(ttft, work / size, M=HuberT()).fit().params) / size
     if not np.isfinite(found).all():

@@ -102,4 +102,7 @@ def more_needed(share: Interval, margins: Margins) -> float:
     """
     half_width = max(share.high - share.value, share.value - share.low)
     distance = min(abs(share.value - limit) for limit in (*margins, 0.0))
-    return math.inf if not distance else (half_width / distance) ** 2
+    if not distance:
+        return math.inf
+    widths = half_width / distance
+    return widths * widths

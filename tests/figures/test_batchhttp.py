@@ -111,7 +111,8 @@ def test_equal_cells_are_the_noise(root: Path, tmp_path: Path) -> None:
         if not spec.repeat:
             return rows
         return [
-            record(row.request, 500 * i, 1.02 * (row.ttft_ms or 0)) for i, row in enumerate(rows)
+            record(i, 500 * i, 1.02 * (row.ttft_ms or 0), cached_tokens=row.cached_tokens)
+            for i, row in enumerate(rows)
         ]
 
     again = _GRID | {"policies": ["lru"], "repeats": 2}

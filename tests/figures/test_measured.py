@@ -46,7 +46,8 @@ def test_conversations_are_drawn_at_their_own_size_beside_the_trace_they_stand_i
     root: Path, tmp_path: Path
 ) -> None:
     cell = _CPU | {"workload": "conversation-short", "cache_tokens": 7200, "requests": 155}
-    figure = measured.draw(results(root, tmp_path, row(**cell)), FIGURES["fig5-cpu"])
+    drawn_from = results(root, tmp_path, row(**cell), base="seeds")
+    figure = measured.draw(drawn_from, FIGURES["fig5-cpu"])
     text = figure.get_suptitle().replace("\n", " ")
     for said in ("Conversations of ShareGPT", "155 requests", "of conversation-bailian-a"):
         assert said in text
@@ -64,7 +65,8 @@ def test_cells_that_could_not_be_run_are_a_figure_that_says_why(root: Path, tmp_
         valid=False,
         invalid_reason="not run: no network",
     )
-    figure = measured.draw(results(root, tmp_path, missing), FIGURES["fig5-cpu"])
+    drawn_from = results(root, tmp_path, missing, base="seeds")
+    figure = measured.draw(drawn_from, FIGURES["fig5-cpu"])
     assert "not run: no network" in " ".join(text.get_text() for text in figure.texts)
 
 

@@ -277,6 +277,8 @@ def ran(root: Path, tmp_path: Path) -> Path:
         ]
 
     found = measured(root, folder, made, experiment(loads=[{"mode": "batch", "batch_size": 1}]))
+    cells = found.cells.assign(machine="A CPU", measured_at="2026-11-10T00:00:00Z")
+    cells.to_csv(folder / "cells.csv", index=False)
     found.policies.to_csv(folder / "policies.csv", index=False)
     config = found.config.model_dump(mode="json", exclude_unset=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

@@ -45,11 +45,11 @@ def row(**changes: Any) -> dict[str, Any]:
     }
 
 
-def results(root: Path, folder: Path, *rows: dict[str, Any]) -> Results:
-    """Return results of the default config with these cells, and one point of the optimum."""
+def results(root: Path, folder: Path, *rows: dict[str, Any], base: str = "cpu") -> Results:
+    """Return results of a config with these cells, and one point of the optimum."""
     optimum = ["docqa-quality", 50_000, "bound", "optimum", 0.45]
     return Results(
-        config.load(root / "config" / "cpu.yaml"),
+        config.load(root / "config" / f"{base}.yaml"),
         folder,
         pd.DataFrame(rows),
         pd.DataFrame([optimum], columns=_POLICY_COLUMNS),

@@ -36,7 +36,7 @@ def test_cells_with_the_same_requests_are_compared(root: Path, tmp_path: Path) -
     one = found[0]
     assert (one.tier, one.workload, one.mode) == ("cpu", "docqa-quality", "batch")
     assert (one.batch_size, one.request_rate, one.seed) == (1, None, 42)
-    names = [name.rpartition("vllm-")[2] for name in one.cells]
+    names = [name.rpartition("vllm-")[2] for name in (*one.lru, *one.arc)]
     assert names == ["lru", "lru-again1", "arc"]
     # A repeat of LRU that hits two points more; the mean of LRU's is held against ARC's.
     mean = sum(i % 5 for i in range(_COUNT)) / _COUNT / 100
