@@ -5,6 +5,7 @@ what the cluster was sent.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def copy(root: Path, checkout: Path, tiny_model: Path) -> Path:
     return checkout
 
 
+def _python(copy: Path) -> str:
+    """Return this Python by a path without spaces: executors do not quote it in a job's command."""
+    environment = copy.parent / "environment"
+    if not environment.exists():
+        environment.symlink_to(sys.prefix)
+    return str(environment / Path(sys.executable).relative_to(sys.prefix))
+
+
 def _measure(
     copy: Path, profile: str, *arguments: str, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
@@ -46,7 +55,7 @@ def _measure(
     path = os.pathsep.join([str(copy), str(copy / _PROFILES / profile)])
     run = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--configfile", "config/test.yaml"),
+            *(_python(copy), "-m", "snakemake", "--configfile", "config/test.yaml"),
             *("--workflow-profile", f"{_PROFILES}/{profile}", *arguments),
             *("--seconds-between-status-checks", "1"),
             f"results/test/cells/{cell}",
@@ -89,7 +98,8 @@ def test_kubernetes_gives_a_cell_a_gpu_and_cpus_of_its_own(copy: Path, tmp_path:
             assert container["image"] == profile["container-image"]
             assert {"name": claim, "mountPath": path} in container["volumeMounts"]
             assert [variable["name"] for variable in container["env"]] == ["HF_HOME"]
-            assert container["args"][1].startswith(f"cd {copy} && {sys.executable} -m snakemake ")
+            command = f"cd {shlex.quote(str(copy))} && {_python(copy)} -m snakemake "
+            assert container["args"][1].startswith(command)
         asked = {"cpu": "8000m", "memory": "64000M", "ephemeral-storage": "4000M"}
         asked["nvidia.com/gpu"] = "1"
         # Equal, or there is neither a GPU nor a CPU of its own.
