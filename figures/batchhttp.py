@@ -1,6 +1,7 @@
 """Figure 6 on a real server: hit rate, and mean TTFT relative to LRU, against batch size."""
 
 import math
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -14,8 +15,9 @@ from figures import captions, online, style
 from figures.batchsize import one_cache, where_papers_is
 from figures.catalogue import Entry
 from harness.analysis import noise, paper
+from harness.analysis.comparisons import compare
 from harness.analysis.results import Results, not_run
-from harness.analysis.stats import Interval, blocks, ratio_interval
+from harness.analysis.stats import Estimate, Interval, blocks, mean_of, ratio_interval
 from harness.errors import HarnessError
 
 # Of our points to the left, and of the paper's to the right.
@@ -49,7 +51,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     style.bars(hit_rate, sizes, _hit_rates(patched, sizes), published[is_hit_rate])
     hit_rate.set_title("(a) Hit rate")
     band = noise.band(results, entry.tier, workload, "batch-http")
-    _ratios(ratio, results, patched, sizes, published[~is_hit_rate], band)
+    judged = _judged(results, entry, patched)
+    _ratios(ratio, results, patched, sizes, published[~is_hit_rate], band, judged)
     ratio.set_title("(b) Mean TTFT relative to LRU")
     size = int(patched["cache_tokens"].iloc[0])
     style.face(
@@ -63,7 +66,8 @@ def draw(results: Results, entry: Entry) -> Figure:
         if patched["seed"].nunique() > 1
         else "",
         "(b) TTFT is from sending; 95 % intervals by the bootstrap over blocks of consecutive "
-        "requests, whole batches, the same ones in both cells.",
+        "requests, whole batches, the same ones in both cells. Through hits: by a line through all "
+        "requests, within what engines and runs differ by; that is judged, and moves less.",
         captions.noise(band),
         captions.not_drawn(invalid),
     )
@@ -89,6 +93,7 @@ def _ratios(
     sizes: list[float],
     published: pd.DataFrame,
     band: float | None,
+    through_hits: Mapping[float, Interval],
 ) -> None:
     base = patched[patched["policy"] == "lru"]
     compared = {
@@ -116,6 +121,8 @@ def _ratios(
         )
         beside = [place + _DODGE for place in at]
         handles += [drawn, *style.paper_points(axes, beside, sizes, published, policy)]
+        if policy == "arc":
+            handles += _through_hits(axes, dict(zip(sizes, at, strict=True)), through_hits)
     axes.axhline(1, color="black", linewidth=1)
     style.batch_sizes(axes, sizes)
     if base.empty or not compared:
@@ -126,6 +133,38 @@ def _ratios(
     axes.set(ylabel="ratio to LRU (less is faster)", ylim=(low - room, high + 4 * room))
     if handles:
         axes.legend(handles=handles, loc="upper center", ncols=len(compared), fontsize="small")
+
+
+def _judged(results: Results, entry: Entry, patched: pd.DataFrame) -> dict[float, Interval]:
+    """Return ARC's ratio through hits by batch size, as claims are judged by."""
+    (workload,) = entry.workloads
+    compared = compare(results, entry.tier, workload, "batch-http")
+    known = noise.Noise(compared, noise.shipped())
+    names = set(patched["cell"])
+    found: dict[float, list[Estimate]] = {}
+    for one in compared:
+        if one.batch_size is not None and one.effect is not None and names & set(one.arc):
+            found.setdefault(one.batch_size, []).append(known.of(one, "ttft"))
+    percents = {size: mean_of(own).interval() for size, own in found.items()}
+    return {size: Interval(*(1 + end / 100 for end in own)) for size, own in percents.items()}
+
+
+def _through_hits(
+    axes: Axes, places: Mapping[float, float], intervals: Mapping[float, Interval]
+) -> list[Line2D]:
+    at = {size: place - 2 * _DODGE for size, place in places.items() if size in intervals}
+    if not at:
+        return []
+    color = style.COLORS["arc"]
+    known = {size: own for size, own in intervals.items() if size in at and own.low > -math.inf}
+    axes.vlines(
+        [at[size] for size in known],
+        [own.low for own in known.values()],
+        [own.high for own in known.values()],
+        color=color,
+    )
+    values = [intervals[size].value for size in at]
+    return axes.plot(list(at.values()), values, "D", color=color, label="ARC, through hits")
 
 
 def _ratio(results: Results, cells: pd.DataFrame, base: pd.DataFrame, size: float) -> Interval:

@@ -218,17 +218,20 @@ def band(results: Results, tier: Tier, workload: str, mode: Mode) -> float | Non
     None if there are too few.
     """
     own = of_run(compare(results, tier, workload, mode))
-    of_tables = [_of_equal_cells(table, workload, mode) for table in (own, _with_shipped(own))]
+    if own.empty:
+        return None
+    tables = [own, pd.concat([one for one in (shipped(), own) if len(one)])]
+    of_tables = [_of_equal_cells(table, workload, mode) for table in tables]
     pooled = [one for one in of_tables if one is not None and one.df >= _LEAST_DF]
-    if not pooled or own.empty:
+    if not pooled:
         return None
     widest = max(pooled, key=lambda one: one.variance)
     return Estimate(0, math.sqrt(2 * widest.variance), widest.df).interval().high
 
 
-def _with_shipped(own: pd.DataFrame) -> pd.DataFrame:
-    shipped = read(_SHIPPED if _SHIPPED.exists() else None)
-    return pd.concat([shipped, own]) if len(shipped) else own
+def shipped() -> pd.DataFrame:
+    """Return the table of the shipped runs; an empty one where it is not there."""
+    return read(_SHIPPED if _SHIPPED.exists() else None)
 
 
 def _of_equal_cells(table: pd.DataFrame, workload: str, mode: Mode) -> _Pooled | None:

@@ -56,7 +56,7 @@ def test_hit_rates_and_ratios_of_mean_ttft_beside_the_papers(root: Path, tmp_pat
     papers = [y_of(line) for line in ratio.get_lines()]
     assert [0.94, 0.94] in papers
     assert legend(hit_rate.get_legend()) == ["LRU", "paper, LRU", "ARC", "paper, ARC"]
-    assert legend(figure.axes[1].get_legend()) == ["ARC", "paper, ARC"]
+    assert legend(figure.axes[1].get_legend()) == ["ARC", "paper, ARC", "ARC, through hits"]
     said = caption(figure)
     assert (
         "cache of 20,000 tokens (200k at the paper's scale); 64 requests a cell, seed 42." in said
