@@ -59,7 +59,7 @@ data: env ## Download the data sets that are not there, and list all (KV_DATA na
 	$(IN_ENV) harness data
 
 # Two at a time: most that take long start engines, which want a core each.
-test: env ## Run the tests (about 8 minutes on two cores)
+test: env ## Run the tests
 	$(IN_ENV) python -m pytest --numprocesses 2 --dist loadgroup
 
 bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 25 minutes; nothing else should run)

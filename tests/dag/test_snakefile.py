@@ -174,7 +174,7 @@ def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes
     assert "not the right file: its sha256 is" in run.stderr
 
 
-def test_figure_that_cannot_be_drawn_fails_the_run_after_its_report(copy: Path) -> None:
+def test_figure_that_cannot_be_drawn_fails_the_run_after_its_report(checkout: Path) -> None:
     content = {
         "name": "small",
         "tiers": {"replay": {"block_size": 16, "requests": 40}},
@@ -189,13 +189,13 @@ def test_figure_that_cannot_be_drawn_fails_the_run_after_its_report(copy: Path) 
             }
         },
     }
-    (copy / "config/small.yaml").write_text(yaml.safe_dump(content))
+    (checkout / "config/small.yaml").write_text(yaml.safe_dump(content))
     arguments = ["figures", "--configfile", "config/small.yaml"]
-    results = copy / "results" / "small"
-    run = _snakemake(copy, *arguments)
+    results = checkout / "results" / "small"
+    run = _snakemake(checkout, *arguments)
     assert run.returncode == 0, run.stderr
     assert _outcomes(results) == {"fig3": "drawn", "fig7": "drawn"}
-    assert "Nothing to be done" in _snakemake(copy, *arguments).stderr
+    assert "Nothing to be done" in _snakemake(checkout, *arguments).stderr
 
     # As the next step finds it whose every cell ended invalid.
     cells = tables.read_cells(results / "cells.csv")
@@ -203,7 +203,7 @@ def test_figure_that_cannot_be_drawn_fails_the_run_after_its_report(copy: Path) 
     cells.to_csv(results / "cells.csv", index=False)
     (results / "report.html").unlink()
     for _ in range(2):
-        run = _snakemake(copy, *arguments)
+        run = _snakemake(checkout, *arguments)
         assert run.returncode != 0
         assert "error: 2 of 2 figures could not be drawn" in run.stderr
         assert _outcomes(results) == {"fig3": "not drawn", "fig7": "not drawn"}
