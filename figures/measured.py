@@ -58,9 +58,9 @@ def draw(results: Results, entry: Entry) -> Figure:
 
     band = noise.band(results, tier, workload, "batch")
     base = patched[patched["policy"] == "lru"].groupby("x")["ttft_mean_ms"].mean()
-    shaded = not base.empty
-    if band is not None and shaded:
+    if band is not None and not base.empty:
         style.noise(ttft, list(base.index), list(base), band)
+        ttft.legend(handles=[style.noise_patch()], loc="lower right", fontsize="small")
     _ours(ttft, patched, "ttft_mean_ms")
     _stock(ttft, stock, "ttft_mean_ms")
     ttft.set(title="(b) Mean TTFT, measured here", ylabel="ms")
@@ -76,8 +76,6 @@ def draw(results: Results, entry: Entry) -> Figure:
         axes.set_xlabel(f"KV cache size, thousand tokens{scaled}")
 
     hit_rate.legend(handles=_legend(patched, stock), loc="lower right", frameon=True)
-    if band is not None and shaded:
-        ttft.legend(handles=[style.noise_patch()], loc="lower right", fontsize="small")
     compared = [one for one in compare(results, tier, workload, "batch") if one.effect]
     _differences(requests, results, compared)
     sentences = _sentences(title, patched, results, workload, tier, invalid)

@@ -219,7 +219,10 @@ def from_zero(axes: Axes, room: float) -> None:
 
 def nothing(axes: Axes, why: str) -> None:
     """Say in a panel why nothing is drawn in it."""
-    axes.set(xticks=[], yticks=[])
+    axes.set_yticks([])
+    # Else they are another panel's, too.
+    if len(axes.get_shared_x_axes().get_siblings(axes)) == 1:
+        axes.set_xticks([])
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="dimgray")
 
 

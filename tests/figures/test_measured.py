@@ -81,6 +81,8 @@ def test_policies_that_the_paper_has_not_are_drawn_without_it(root: Path, tmp_pa
     # Equal cells without LRU: there is noise, but no line to shade it around.
     cell = row(**_CPU, policy="slru")
     figure = measured.draw(results(root, tmp_path, cell, cell | {"repeat": 1}), _ENTRY)
-    hit_rate, _, papers = figure.axes
+    hit_rate, _, papers, _ = figure.axes
     assert [0.2] in [y_of(line) for line in hit_rate.get_lines()]
     assert [text.get_text() for text in papers.texts] == ["the paper has none of these policies"]
+    # It shares them with the panel above.
+    assert len(papers.get_xticks())
