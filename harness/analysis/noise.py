@@ -88,27 +88,34 @@ class Noise:
                 value, of_engine = effect.value, 1 / len(effect.of_engines)
             else:
                 value, of_engine = effect.own_cost, 1 + 1 / len(effect.residuals)
-        known = [
-            estimate
-            for estimate in (
-                self._between_engines(comparison, quantity, value, of_engine),
-                self._between_runs(comparison, quantity, value),
-                self._between_turns(comparison, value) if quantity == "ttft" else None,
-            )
-            if estimate is not None
-        ]
-        found = [estimate for estimate in known if estimate.df >= _LEAST_DF]
-        if found:
-            return max(found, key=lambda estimate: estimate.error)
+        # Times differ more in larger batches; hits, by what arrives first, are alike enough.
+        sizes = [comparison.batch_size, *([None] if quantity == "hit_rate" else [])]
+        for size in sizes:
+            known = [
+                estimate
+                for estimate in (
+                    self._between_engines(comparison, size, quantity, value, of_engine),
+                    self._between_runs(comparison, size, quantity, value),
+                    self._between_turns(comparison, value) if quantity == "ttft" else None,
+                )
+                if estimate is not None
+            ]
+            if found := [estimate for estimate in known if estimate.df >= _LEAST_DF]:
+                return max(found, key=lambda estimate: estimate.error)
         if quantity == "hit_rate" and not any(estimate.error for estimate in known):
             return Estimate(value)
         return Estimate(value, math.nan, 0)
 
     def _between_engines(
-        self, comparison: Comparison, quantity: Quantity, value: float, of_engine: float | None
+        self,
+        comparison: Comparison,
+        size: float | None,
+        quantity: Quantity,
+        value: float,
+        of_engine: float | None,
     ) -> Estimate | None:
         own, known = (
-            _pool(_alike(table, comparison, quantity, _ENGINE), ["run", "comparison", "seed"])
+            _pool(_alike(table, comparison, size, quantity, _ENGINE), ["run", "comparison", "seed"])
             for table in (self._own, self._all)
         )
         if known is None or of_engine is None:
@@ -127,22 +134,23 @@ class Noise:
         return noisiest and noisiest._replace(value=value)
 
     def _between_runs(
-        self, comparison: Comparison, quantity: Quantity, value: float
+        self, comparison: Comparison, size: float | None, quantity: Quantity, value: float
     ) -> Estimate | None:
-        alike = _alike(self._all, comparison, quantity, _TOGETHER)
+        alike = _alike(self._all, comparison, size, quantity, _TOGETHER)
         pooled = _pool(alike, ["machine", "comparison", "seed"])
         return None if pooled is None else Estimate(value, math.sqrt(pooled.variance), pooled.df)
 
 
 def _alike(
-    table: pd.DataFrame, comparison: Comparison, quantity: Quantity, kind: str
+    table: pd.DataFrame, comparison: Comparison, size: float | None, quantity: Quantity, kind: str
 ) -> pd.DataFrame:
+    """Return what a table has of the same tier, workload and mode; of a batch size, if given."""
     chosen = (table["mode"] == comparison.mode) & (table["workload"] == comparison.workload)
     chosen &= (table["quantity"] == quantity) & (table["kind"] == kind)
     # Its name begins with the tier.
     chosen &= table["comparison"].astype(str).str.startswith(f"{comparison.tier} ")
-    if comparison.batch_size is not None:
-        chosen &= table["batch_size"] == comparison.batch_size
+    if size is not None:
+        chosen &= table["batch_size"] == size
     found: pd.DataFrame = table[chosen]
     return found
 

@@ -97,6 +97,22 @@ def test_noise_of_one_pair_is_known_to_nobody() -> None:
     assert math.isnan(error)
 
 
+def test_hits_of_a_batch_size_seen_once_have_the_noise_of_the_others() -> None:
+    http = {"mode": "batch-http", "batch_size": 8.0, "load": "8", "gains": (5.0,)}
+    once = _comparison(_effect([-9, -10]), **http)
+    twice = _comparison(
+        _effect([-9, -10]), **http | {"batch_size": 32.0, "load": "32", "gains": (5.0, 5.2, 5.4)}
+    )
+    alone = Noise([once], _NO_HISTORY).of(once, "hit_rate")
+    assert alone == Estimate(5)
+    value, error, df = Noise([once, twice], _NO_HISTORY).of(once, "hit_rate")
+    # The variance of an engine is 0.04; ARC's and LRU's add up.
+    assert (value, df) == (5, 2)
+    assert error == pytest.approx(math.sqrt(0.04 * 2))
+    # Not so times, which differ by other amounts.
+    assert math.isnan(Noise([once, twice], _NO_HISTORY).of(once, "ttft").error)
+
+
 def test_larger_of_engines_and_runs_counts() -> None:
     one = _comparison(_effect([-9, -10, -11]))
     # Other days: two degrees of freedom, and with today's a third.
@@ -254,6 +270,12 @@ def _made(spec: CellSpec) -> list[RequestRecord]:
     ]
 
 
+@pytest.fixture
+def without_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(noise, "_SHIPPED", tmp_path / "no-history.csv")
+
+
+@pytest.mark.usefixtures("without_shipped")
 def test_band_is_within_what_equal_cells_differ_from_the_line(root: Path, tmp_path: Path) -> None:
     sizes = [50_000, 100_000]
     grid = experiment(cache_tokens=sizes, loads=[_BATCH, *_HTTP])
@@ -267,9 +289,19 @@ def test_band_is_within_what_equal_cells_differ_from_the_line(root: Path, tmp_pa
     )
 
 
-def test_without_two_pairs_there_is_no_band(root: Path, tmp_path: Path) -> None:
+def test_without_two_pairs_the_band_is_that_of_the_shipped_runs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     again = experiment(policies=["lru"], repeats=2, loads=[_BATCH])
     found = measured(root, tmp_path, _made, experiment(loads=[_BATCH]), again)
+    others = _history(
+        *([_comparison(_effect([0, 0], (0, off)), measured=f"2026-10-{off}")] for off in (1, 2))
+    )
+    shipped = tmp_path / "noise.csv"
+    others.to_csv(shipped, index=False)
+    monkeypatch.setattr(noise, "_SHIPPED", shipped)
+    assert noise.band(found, "cpu", "docqa-quality", "batch") is not None
+    shipped.unlink()
     assert noise.band(found, "cpu", "docqa-quality", "batch") is None
     assert noise.band(found, "cpu", "docqa-quality", "batch-http") is None
     assert noise.band(found, "cpu", "docqa-few", "batch") is None
