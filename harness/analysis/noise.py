@@ -147,12 +147,16 @@ def _alike(
     """Return what a table has of the same tier, workload and mode; of a batch size, if given."""
     chosen = (table["mode"] == comparison.mode) & (table["workload"] == comparison.workload)
     chosen &= (table["quantity"] == quantity) & (table["kind"] == kind)
-    # Its name begins with the tier.
-    chosen &= table["comparison"].astype(str).str.startswith(f"{comparison.tier} ")
+    chosen &= _is_of(table, comparison.tier)
     if size is not None:
         chosen &= table["batch_size"] == size
     found: pd.DataFrame = table[chosen]
     return found
+
+
+def _is_of(table: pd.DataFrame, tier: Tier) -> "pd.Series[bool]":
+    # A comparison's name begins with its tier.
+    return table["comparison"].astype(str).str.startswith(f"{tier} ")
 
 
 def _pool(table: pd.DataFrame, keys: list[str]) -> _Pooled | None:
@@ -225,11 +229,11 @@ def band(results: Results, tier: Tier, workload: str, mode: Mode) -> float | Non
     All of a workload and mode are taken together, those of the shipped runs, too, if that is more;
     None if there are too few.
     """
-    own = of_run(compare(results, tier, workload, mode))
-    if own.empty:
+    compared = compare(results, tier, workload, mode)
+    if not compared:
         return None
-    tables = [own, pd.concat([one for one in (shipped(), own) if len(one)])]
-    of_tables = [_of_equal_cells(table, workload, mode) for table in tables]
+    known = Noise(compared, shipped())
+    of_tables = [_of_equal_cells(one, tier, workload, mode) for one in (known._own, known._all)]
     pooled = [one for one in of_tables if one is not None and one.df >= _LEAST_DF]
     if not pooled:
         return None
@@ -242,7 +246,7 @@ def shipped() -> pd.DataFrame:
     return read(_SHIPPED if _SHIPPED.exists() else None)
 
 
-def _of_equal_cells(table: pd.DataFrame, workload: str, mode: Mode) -> _Pooled | None:
+def _of_equal_cells(table: pd.DataFrame, tier: Tier, workload: str, mode: Mode) -> _Pooled | None:
     chosen = (table["quantity"] == "own_cost") & (table["kind"] == _ENGINE)
-    chosen &= (table["workload"] == workload) & (table["mode"] == mode)
+    chosen &= (table["workload"] == workload) & (table["mode"] == mode) & _is_of(table, tier)
     return _pool(table[chosen], ["run", "comparison", "seed"])

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from support.results import experiment, measured, record
 
-from harness.analysis import noise
+from harness.analysis import comparisons, noise
 from harness.analysis.comparisons import Comparison
 from harness.analysis.costline import Effect
 from harness.analysis.noise import Noise
+from harness.analysis.results import Results
 from harness.analysis.stats import Estimate
 from harness.cell import CellSpec
 from harness.errors import HarnessError
@@ -194,6 +195,15 @@ def test_open_loop_has_the_larger_of_its_turns_and_of_runs() -> None:
     unknown = _comparison(**changes, online=Estimate(-10, math.nan, 0))
     assert math.isnan(Noise([unknown], _NO_HISTORY).of(unknown, "ttft").error)
     assert Noise([unknown], history).of(unknown, "ttft").df == 3
+    # Another rate of the run, the noisiest, tells of one without equal cells.
+    rates = [
+        _comparison(
+            **changes | {"request_rate": rate, "load": f"-poisson-r{rate:g}"}, online=online
+        )
+        for rate, online in ((8.0, Estimate(-5, 2, 8)), (10.0, Estimate(-5, 4, 8)))
+    ]
+    assert Noise([unknown, *rates], _NO_HISTORY).of(unknown, "ttft") == (-10, 4, 8)
+    assert Noise([unknown, *rates], _NO_HISTORY).of(rates[0], "ttft") == (-5, 2, 8)
 
 
 @pytest.mark.parametrize("runs", [0, 3])
@@ -275,18 +285,40 @@ def without_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(noise, "_SHIPPED", tmp_path / "no-history.csv")
 
 
+def _measured(root: Path, folder: Path, *grids: dict[str, Any]) -> Results:
+    found = measured(root, folder, _made, *grids)
+    return replace(found, cells=found.cells.assign(machine="A", measured_at="2026-11-10"))
+
+
 @pytest.mark.usefixtures("without_shipped")
-def test_band_is_within_what_equal_cells_differ_from_the_line(root: Path, tmp_path: Path) -> None:
+def test_band_is_within_what_equal_cells_differ_from_the_line(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = [50_000, 100_000]
     grid = experiment(cache_tokens=sizes, loads=[_BATCH, *_HTTP])
     again = grid | {"policies": ["lru"], "repeats": 2}
-    found = measured(root, tmp_path, _made, grid, again)
+    found = _measured(root, tmp_path, grid, again)
     # Pairs that are 1 % apart: a standard deviation of 0.707, twice that variance of a difference,
     # and t(0.975) of two pairs, one a cache size, and of four, two batch sizes at each.
     assert noise.band(found, "cpu", "docqa-quality", "batch") == pytest.approx(4.303, rel=0.01)
     assert noise.band(found, "cpu", "docqa-quality", "batch-http") == pytest.approx(
         3 * 2.776, rel=0.02
     )
+    # The shipped run, be it this one or a quiet one of any tier, makes it no narrower.
+    alone = noise.band(found, "cpu", "docqa-quality", "batch")
+    own = noise.of_run(comparisons.compare(found))
+    quiet = own.assign(run="2026-10-01", value=0.0)
+    for shipped in (own, quiet):
+        monkeypatch.setattr(noise, "shipped", lambda shipped=shipped: shipped)
+        assert noise.band(found, "cpu", "docqa-quality", "batch") == alone
+    # A noisy one makes it wider: squares of 0.5 for each of today's pairs, and 8.
+    noisy = own.assign(run="2026-10-01", value=own["value"] * 4)
+    monkeypatch.setattr(noise, "shipped", lambda: noisy)
+    wider = 2.776 * math.sqrt(2 * (2 * 0.5 + 2 * 8) / 4)
+    assert noise.band(found, "cpu", "docqa-quality", "batch") == pytest.approx(wider, rel=0.01)
+    gpu = noisy.assign(comparison=noisy["comparison"].str.replace("cpu", "gpu"))
+    monkeypatch.setattr(noise, "shipped", lambda: gpu)
+    assert noise.band(found, "cpu", "docqa-quality", "batch") == alone
 
 
 def test_without_two_pairs_the_band_is_that_of_the_shipped_runs(
