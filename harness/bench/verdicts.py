@@ -2,10 +2,10 @@
 
 A made-up run has the cells of the shipped one (``reference/cpu``), with their requests and hits.
 Their times are made anew, so that through hits ARC has all, half or none of the effect that is
-claimed (the *truth*). On that lie, at each request or batch, a deviation drawn from the cell's own,
-and on each engine's effect and each run's a normal deviation of the standard error that the shipped
-runs have (``reference/noise.csv``). They are judged by the functions that judge real ones, from the
-fit of the line on, each with three more made-up runs for a history, as the shipped table has.
+claimed (the *truth*). On that lie, at each request or batch, a deviation drawn from the cell's
+own; on each engine's speed and each run's effect a normal deviation, as large as the noise of the
+shipped runs (``reference/noise.csv``) leaves to explain. They are judged by the functions that
+judge real ones, from the fit of the line on, each with three more made-up runs for a history.
 
 Hit rates are made up by the same truth; they have next to no noise. Claims that there is no effect,
 and those of T1's share, which are of one exact replay, are not here; nor are those whose interval
@@ -37,7 +37,8 @@ from harness.errors import HarnessError
 from harness.load.spec import Mode
 
 _REFERENCE = Path("reference")
-_RUNS = 400
+_RUNS = 200
+_PILOT = 40
 _HISTORY = 3
 _SEED = 42
 _TRUTHS = {"none": 0.0, "half": 0.5, "all": 1.0}
@@ -106,45 +107,44 @@ class _Model:
     """A comparison of which runs are made up.
 
     ``claimed`` is the effect at its full size, in the claim's unit, ``known`` what was measured,
-    with its error. Of batches, ``work`` has of each cell what the line says of each unit (request
-    or batch) but for its constant, and ``deviations`` LRU's cells' from the line, as shares.
+    with its error; ``between_runs`` is the standard deviation of a run's effect that has no other
+    source, ``drift`` that of the logarithm of an engine's speed. Of batches, ``work`` has of each
+    cell what the line says of each unit (request or batch) but for its constant, and ``deviations``
+    LRU's cells' from the line, as shares.
     """
 
     comparison: Comparison
     claimed: float
     known: Estimate
+    between_runs: float
+    drift: float = 0.0
     requests: Sequence[pd.DataFrame] = ()
     num_base: int = 0
     work: Sequence[_Array] = ()
     deviations: _Array = field(default_factory=lambda: np.zeros(1))
 
-    @property
-    def error(self) -> float:
-        """The standard error of a run; none where nobody knows."""
-        return 0.0 if math.isnan(self.known.error) else self.known.error
-
     def made(self, truth: float, number: int, rng: np.random.Generator) -> Comparison:
         """Return it in a made-up run, in which so much of the effect is true."""
-        error = self.error
-        of_run = truth * self.claimed + rng.normal(0, error)
+        of_run = truth * self.claimed + rng.normal(0, self.between_runs)
         one = replace(self.comparison, measured=f"made-up {number}")
         if self.work:
-            return replace(one, effect=self._effect(of_run, error, rng))
+            return replace(one, effect=self.effect(of_run, rng))
         if one.online is not None:
-            seen = error * (rng.chisquare(self.known.df) / self.known.df) ** 0.5
+            seen = self.between_runs * (rng.chisquare(self.known.df) / self.known.df) ** 0.5
             return replace(one, online=Estimate(of_run, seen, self.known.df))
         return replace(one, gains=(of_run,) * len(one.gains))
 
-    def _effect(self, of_run: float, error: float, rng: np.random.Generator) -> Effect:
+    def effect(self, percent: float, rng: np.random.Generator) -> Effect:
+        """Return what cells show whose line has an effect of so many percent through hits."""
         base = np.mean(self.work[: self.num_base])
         saved = np.mean(self.work[self.num_base :]) - base
         size = int(self.comparison.batch_size or 1)
         cells = []
         for requests, work in zip(self.requests, self.work, strict=True):
-            of_engine = of_run + rng.normal(0, error * len(self.work) ** 0.5)
-            ttft = 1 + of_engine / 100 * (work - base) / saved
+            ttft = 1 + percent / 100 * (work - base) / saved
             ttft = ttft * (1 + rng.choice(self.deviations, len(work)))
-            cells.append(requests.assign(ttft_ms=100 * np.repeat(ttft, size)[: len(requests)]))
+            ttft = 100 * ttft * np.exp(rng.normal(0, self.drift))
+            cells.append(requests.assign(ttft_ms=np.repeat(ttft, size)[: len(requests)]))
         effect = costline.effect(cells[: self.num_base], cells[self.num_base :], size)
         assert effect is not None
         return effect
@@ -154,30 +154,38 @@ def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Mode
     measured = known.of(one, "ttft" if claim.quantity == "ttft" else "hit_rate")
     of_paper = claims.claimed(claim, one)
     size = measured.value if of_paper is None else of_paper
+    error = 0.0 if math.isnan(measured.error) else measured.error
     if claim.quantity != "ttft" or one.effect is None:
-        return _Model(one, size, measured)
+        return _Model(one, size, measured, error)
     requests = [found.requests(found.cell(name)) for name in (*one.lru, *one.arc)]
     num_base = len(one.lru)
     units = [costline.units(own, int(one.batch_size or 1)) for own in requests]
     line = costline.fit(units)
     of_base = pd.concat(units[:num_base])
     deviations = of_base["ttft_ms"].to_numpy(float) / (costline.terms(of_base) @ line) - 1
-    return _Model(
+    cost = known.of(one, "own_cost").error
+    model = _Model(
         comparison=one,
         claimed=size,
         known=measured,
+        between_runs=0.0,
+        drift=0.0 if math.isnan(cost) else cost / 100 / math.sqrt(1 + 1 / num_base),
         requests=requests,
         num_base=num_base,
         work=[costline.terms(own)[:, 1:] @ line[1:] for own in units],
         deviations=deviations - deviations.mean(),
     )
+    # What deviations make by themselves is not to be counted twice.
+    rng = np.random.default_rng(_SEED)
+    by_deviations = np.var([model.effect(size, rng).value for _ in range(_PILOT)], ddof=1)
+    return replace(model, between_runs=math.sqrt(max(0.0, error**2 - by_deviations)))
 
 
 def _verdicts(
     found: Results, claim: Claim, models: Sequence[_Model], truth: float, runs: int
 ) -> Mapping[str, float]:
     """Return what share of so many made-up runs has which verdict on a claim."""
-    if not any(one.error or one.work for one in models):
+    if not any(one.between_runs or one.work for one in models):
         # All are the same.
         runs = 1
     rng = np.random.default_rng(_SEED)

@@ -127,16 +127,16 @@ def test_papers_gains_are_those_that_it_states() -> None:
 @pytest.mark.parametrize(
     ("made", "verdicts"),
     [
-        ({"share": 1}, {"reproduced"}),
-        ({"share": 0.35}, {"smaller"}),
-        ({"share": 1.9}, {"larger"}),
-        ({"share": 0}, {"refuted", "undecided"}),
-        ({"share": -1}, {"refuted"}),
+        ({"share": 1}, ("reproduced",)),
+        ({"share": 0.35}, ("smaller",)),
+        ({"share": 1.9}, ("larger",)),
+        ({"share": 0}, ("refuted", "undecided")),
+        ({"share": -1}, ("refuted",)),
         # However near the paper's effect it is.
-        ({"share": 1, "spread": 1.0}, {"undecided"}),
+        ({"share": 1, "spread": 1.0}, ("undecided",)),
         # Fewer hits, and as the paper's line has it, a higher TTFT.
-        ({"share": 1, "gain": -6}, {"refuted"}),
-        ({"share": 1, "gain": 0}, {"refuted", "undecided"}),
+        ({"share": 1, "gain": -6}, ("refuted",)),
+        ({"share": 1, "gain": 0}, ("refuted", "undecided")),
     ],
     ids=str,
 )
