@@ -1,12 +1,16 @@
 """Noise: what a number would differ by if the same machine measured it again.
 
-It is estimated in two ways, and the larger counts. **Engines**: each of a comparison's cells is
-an engine of its own, and what each says by itself spreads about what they say together.
-**Runs**: the same comparison in other runs on the same machine, kept in a table (``write``; the
-shipped one is ``reference/noise.csv``), differs by all that changes between runs. Both are pooled
-over all comparisons of a tier, workload, mode and batch size, each weighted by its degrees of
-freedom, since one comparison has two or three engines, and a variance of so few is no more than a
-guess.
+It is estimated in two ways. **Engines**: each of a comparison's cells is an engine of its own, and
+what each says by itself spreads about what they say together. **Runs**: the same comparison in
+other runs on the same machine, kept in a table (``add``; the shipped one is
+``reference/noise.csv``), differs by all that changes between runs.
+
+One comparison has two or three engines and a few runs, and a variance of so few is no more than a
+guess. So that of engines is pooled over all comparisons of a tier, workload, mode and batch size,
+weighted by degrees of freedom, the run's own included; where the run's is larger by more than
+chance, it counts alone. What runs vary by beyond that is pooled over all comparisons of a tier,
+weighted by how well each can show it, and added. Of hit rates and an open loop's ratio of means,
+whose engines say nothing by themselves, the larger of the two counts.
 """
 
 import math
@@ -18,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from harness.analysis.comparisons import Comparison, compare
 from harness.analysis.results import Results
@@ -48,7 +53,7 @@ _ENGINE, _TOGETHER = "engine", "together"
 @dataclass(frozen=True)
 class _Pooled:
     variance: float
-    df: int
+    df: float
 
 
 class Noise:
@@ -100,6 +105,8 @@ class Noise:
                 )
                 if estimate is not None
             ]
+            if known and known[0].df >= _LEAST_DF and quantity == "ttft" and comparison.effect:
+                return self._with_runs(known[0], comparison.tier)
             if found := [estimate for estimate in known if estimate.df >= _LEAST_DF]:
                 return max(found, key=lambda estimate: estimate.error)
         if quantity == "hit_rate" and not any(estimate.error for estimate in known):
@@ -120,10 +127,42 @@ class Noise:
         )
         if known is None or of_engine is None:
             return None
-        # This machine may be noisier today than those of the table were.
-        if own is not None and own.df >= _LEAST_DF and own.variance > known.variance:
+        if own is not None and _is_noisier(own, known):
             known = own
         return Estimate(value, math.sqrt(known.variance * of_engine), known.df)
+
+    def _with_runs(self, engines: Estimate, tier: Tier) -> Estimate:
+        """Add what runs vary by beyond their engines; degrees of freedom as Satterthwaite's."""
+        runs = self._beyond_engines(tier)
+        variance = engines.error**2 + runs.variance
+        if not runs.variance:
+            return engines
+        parts = engines.error**4 / engines.df + runs.variance**2 / runs.df
+        return engines._replace(error=math.sqrt(variance), df=variance**2 / parts)
+
+    def _beyond_engines(self, tier: Tier) -> _Pooled:
+        """Return the variance between runs that their engines' does not explain.
+
+        It is the mean over all comparisons of what each has, weighted by the inverse of the square
+        of what its engines explain: where that is little, the rest shows (DerSimonian and Laird,
+        *Controlled Clinical Trials* 7, 1986, of the same sum of two variances).
+        """
+        table = self._all[_is_of(self._all, tier) & (self._all["quantity"] == "ttft")]
+        total = weights = squares = 0.0
+        for _, alike in table.groupby(["workload", "mode", "batch_size"]):
+            engines = alike[alike["kind"] == _ENGINE]
+            of_engine = _pool(engines, ["run", "comparison", "seed"])
+            runs = _pool(alike[alike["kind"] == _TOGETHER], ["machine", "comparison", "seed"])
+            if of_engine is None or runs is None or not of_engine.variance:
+                continue
+            expected = of_engine.variance / engines.groupby(["run", "comparison"]).size().mean()
+            weight = 1 / expected**2
+            total += runs.df * weight * (runs.variance - expected)
+            weights += runs.df * weight
+            squares += runs.df * weight**2
+        if not weights:
+            return _Pooled(0.0, 0)
+        return _Pooled(max(0.0, total / weights), weights**2 / squares)
 
     def _between_turns(self, comparison: Comparison, value: float) -> Estimate | None:
         """Return an open loop's, by its own equal cells, else by those at the noisiest rate."""
@@ -157,6 +196,15 @@ def _alike(
 def _is_of(table: pd.DataFrame, tier: Tier) -> "pd.Series[bool]":
     # A comparison's name begins with its tier.
     return table["comparison"].astype(str).str.startswith(f"{tier} ")
+
+
+def _is_noisier(own: _Pooled, known: _Pooled) -> bool:
+    """Say whether a run is noisier than all that is known, by more than chance (F-test, 5 %)."""
+    if own.df < _LEAST_DF or not own.variance:
+        return False
+    if not known.variance:
+        return True
+    return bool(own.variance / known.variance > stats.f.ppf(0.95, own.df, known.df))
 
 
 def _pool(table: pd.DataFrame, keys: list[str]) -> _Pooled | None:
