@@ -46,6 +46,8 @@ COLUMNS = [
 ]
 # With fewer, a standard deviation is off by a factor of two as often as not.
 _LEAST_DF = 2
+# Of percents; engines that agree to a thousandth have as much weight as can be.
+_LEAST_VARIANCE = 1e-6
 _SHIPPED = Path(__file__).parents[2] / "reference" / "noise.csv"
 _ENGINE, _TOGETHER = "engine", "together"
 
@@ -69,6 +71,7 @@ class Noise:
         self._own = of_run(comparisons)
         self._online = [one for one in comparisons if one.online is not None and one.online.df]
         others = history[~history["run"].isin(self._own["run"].unique())]
+        self._others = others
         self._all = pd.concat([others, self._own]) if len(others) else self._own
 
     def of(self, comparison: Comparison, quantity: Quantity) -> Estimate:
@@ -121,13 +124,13 @@ class Noise:
         value: float,
         of_engine: float | None,
     ) -> Estimate | None:
-        own, known = (
+        own, others, known = (
             _pool(_alike(table, comparison, size, quantity, _ENGINE), ["run", "comparison", "seed"])
-            for table in (self._own, self._all)
+            for table in (self._own, self._others, self._all)
         )
         if known is None or of_engine is None:
             return None
-        if own is not None and _is_noisier(own, known):
+        if own is not None and others is not None and _is_noisier(own, others):
             known = own
         return Estimate(value, math.sqrt(known.variance * of_engine), known.df)
 
@@ -153,10 +156,10 @@ class Noise:
             engines = alike[alike["kind"] == _ENGINE]
             of_engine = _pool(engines, ["run", "comparison", "seed"])
             runs = _pool(alike[alike["kind"] == _TOGETHER], ["machine", "comparison", "seed"])
-            if of_engine is None or runs is None or not of_engine.variance:
+            if of_engine is None or runs is None:
                 continue
             expected = of_engine.variance / engines.groupby(["run", "comparison"]).size().mean()
-            weight = 1 / expected**2
+            weight = 1 / max(expected, _LEAST_VARIANCE) ** 2
             total += runs.df * weight * (runs.variance - expected)
             weights += runs.df * weight
             squares += runs.df * weight**2
@@ -198,13 +201,11 @@ def _is_of(table: pd.DataFrame, tier: Tier) -> "pd.Series[bool]":
     return table["comparison"].astype(str).str.startswith(f"{tier} ")
 
 
-def _is_noisier(own: _Pooled, known: _Pooled) -> bool:
-    """Say whether a run is noisier than all that is known, by more than chance (F-test, 5 %)."""
-    if own.df < _LEAST_DF or not own.variance:
+def _is_noisier(own: _Pooled, others: _Pooled) -> bool:
+    """Say whether a run is noisier than others by more than chance (F-test, 5 %)."""
+    if own.df < _LEAST_DF:
         return False
-    if not known.variance:
-        return True
-    return bool(own.variance / known.variance > stats.f.ppf(0.95, own.df, known.df))
+    return bool(own.variance > stats.f.ppf(0.95, own.df, others.df) * others.variance)
 
 
 def _pool(table: pd.DataFrame, keys: list[str]) -> _Pooled | None:

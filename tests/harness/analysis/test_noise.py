@@ -114,15 +114,34 @@ def test_hits_of_a_batch_size_seen_once_have_the_noise_of_the_others() -> None:
     assert math.isnan(Noise([once, twice], _NO_HISTORY).of(once, "ttft").error)
 
 
-def test_larger_of_engines_and_runs_counts() -> None:
+def test_what_runs_vary_by_beyond_their_engines_is_added() -> None:
     one = _comparison(_effect([-9, -10, -11]))
-    # Other days: two degrees of freedom, and with today's a third.
-    far = Noise([one], _runs(-6, -10, -14)).of(one, "ttft")
-    assert far == (-10, pytest.approx(math.sqrt(32 / 3)), 3)
-    # Engines that agree are counted among all.
+    # Runs vary by 32 / 3, of which engines explain 2 / 8 / 3; today's are noisier than others'.
+    value, error, df = Noise([one], _runs(-6, -10, -14)).of(one, "ttft")
+    assert value == -10
+    assert error == pytest.approx(math.sqrt(1 / 3 + 32 / 3 - 2 / 8 / 3))
+    assert 3 < df < 3.3
+    # Runs that vary by less than their engines add nothing.
     near = Noise([one], _runs(-9.9, -10, -10.1)).of(one, "ttft")
-    assert near.error == pytest.approx(math.sqrt(1 / 3))
-    assert near.df == 2
+    assert near == (-10, pytest.approx(math.sqrt(1 / 3)), 2)
+
+
+def test_what_runs_vary_by_is_seen_where_engines_agree() -> None:
+    http = {"mode": "batch-http", "batch_size": 32.0, "load": "32"}
+    days = [(-9.9, (-4, -6, -8)), (-10.0, (-3, -6, -9)), (-10.1, (-5, -6, -7))]
+    history = _history(
+        *(
+            [
+                _comparison(_effect([value] * 3), measured=f"2026-10-{day + 10}"),
+                _comparison(_effect(engines), measured=f"2026-10-{day + 10}", **http),
+            ]
+            for day, (value, engines) in enumerate(days)
+        )
+    )
+    noisy = _comparison(_effect([-5, -6, -7]), **http)
+    # Engines: 2 (4 + 9 + 1 + 1) / 8 of each, of three; runs: 0.01, which only the quiet one shows.
+    found = Noise([noisy], history).of(noisy, "ttft")
+    assert found.error == pytest.approx(math.sqrt(30 / 8 / 3 + 0.01), rel=1e-3)
 
 
 def test_a_noisy_day_is_not_made_quiet_by_the_table_of_quiet_ones() -> None:
@@ -141,7 +160,7 @@ def test_runs_are_held_against_those_of_the_same_machine() -> None:
     one = _comparison(_effect([-10, -10, -10]), machine="B")
     found = Noise([one], _runs(-6, -10, -14)).of(one, "ttft")
     # What runs differ by on another machine is all that is known of this one's.
-    assert found == (-10, pytest.approx(4), 2)
+    assert found == (-10, pytest.approx(4), pytest.approx(2))
 
 
 def test_what_the_table_has_of_the_same_run_is_left_out() -> None:
