@@ -220,9 +220,11 @@ def _fetch(url: str, file: File) -> Path:
 
 
 def _missing(name: str, why: str) -> DatasetMissing:
-    return DatasetMissing(
-        f"data set {name} is not in {data_folder()}, and {why}. {cards()[name].get}"
-    )
+    folder = data_folder()
+    # Results say it, and are passed on: they need not say where the project was.
+    if folder.is_relative_to(_ROOT):
+        folder = folder.relative_to(_ROOT)
+    return DatasetMissing(f"data set {name} is not in {folder}, and {why}. {cards()[name].get}")
 
 
 def _opener() -> urllib.request.OpenerDirector:

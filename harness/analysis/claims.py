@@ -317,7 +317,8 @@ def decide(claim: Claim, found: Measured) -> tuple[Verdict, str, Interval | None
 
 
 def _on_none(claim: Claim, found: Measured, verdict: Verdict) -> str:
-    within = f"{claim.tolerance:g} {UNITS[claim.quantity]} of none"
+    unit = UNITS[claim.quantity]
+    within = f"{claim.tolerance:g} {unit.rstrip('s') if claim.tolerance == 1 else unit} of none"
     if verdict == "reproduced":
         return f"Within {within} at every point."
     if verdict == "refuted":

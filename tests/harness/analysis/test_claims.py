@@ -454,8 +454,8 @@ def test_own_cost_within_noise_changes_nothing() -> None:
 def test_flat_is_within_the_tolerance_at_every_point() -> None:
     near, far, wide = Estimate(0.5, 0.1), Estimate(-2, 0.1), Estimate(0.5, 1)
     for others, verdict, reason in (
-        ([], "reproduced", "Within 1 points of none at every point."),
-        ([Point("there", far)], "refuted", "Further than 1 points of none at there."),
+        ([], "reproduced", "Within 1 point of none at every point."),
+        ([Point("there", far)], "refuted", "Further than 1 point of none at there."),
         ([Point("there", wide)], "undecided", "The intervals are too wide to say"),
     ):
         found = Measured([Point("here", near), *others], near, None)
