@@ -79,10 +79,10 @@ def test_made_up_effect_is_the_share_of_what_is_claimed(root: Path, tmp_path: Pa
     for truth in (0.0, 1.0):
         made = [model.made(truth, number, rng).effect for number in range(20)]
         values = [one.value for one in made if one is not None]
-        # Of the run and of its engines, each by the standard error.
-        error = model.error * math.sqrt(2 / len(values))
-        assert np.mean(values) == pytest.approx(truth * model.claimed, abs=4 * error)
-        assert np.std(values) == pytest.approx(model.error * 2**0.5, rel=0.5)
+        error = np.std(values, ddof=1) / math.sqrt(len(values))
+        assert np.mean(values) == pytest.approx(truth * model.claimed, abs=5 * error)
+        # Deviations may make more than the noise that was measured, and all of it is there.
+        assert np.std(values) > 0.5 * model.known.error
         # A run has a name of its own, or the table were thought to have it already.
     assert model.made(1, 7, rng).measured != model.made(1, 8, rng).measured
 
