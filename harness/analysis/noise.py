@@ -70,9 +70,8 @@ class Noise:
     def __init__(self, comparisons: Sequence[Comparison], history: pd.DataFrame) -> None:
         self._own = of_run(comparisons)
         self._online = [one for one in comparisons if one.online is not None and one.online.df]
-        others = history[~history["run"].isin(self._own["run"].unique())]
-        self._others = others
-        self._all = pd.concat([others, self._own]) if len(others) else self._own
+        self._others = history[~history["run"].isin(self._own["run"].unique())]
+        self._all = pd.concat([self._others, self._own]) if len(self._others) else self._own
 
     def of(self, comparison: Comparison, quantity: Quantity) -> Estimate:
         """Return a comparison's number with its standard error.
@@ -82,39 +81,41 @@ class Noise:
         """
         if comparison.tier == "replay":
             return Estimate(comparison.gain)
-        # What its variance is in that of an engine. ARC's hit rate and its own cost are held, from
-        # one engine, against the mean of LRU's.
-        of_engine: float | None
         if quantity == "hit_rate":
-            value, of_engine = comparison.gain, 1 + 1 / len(comparison.gains)
-        elif comparison.online is not None:
-            value, of_engine = comparison.online.value, None
+            return self._of_hits(comparison)
+        size = comparison.batch_size
+        if comparison.online is not None:
+            value = comparison.online.value
+            runs = self._between_runs(comparison, size, quantity, value)
+            return _larger(value, self._between_turns(comparison, value), runs)
+        assert comparison.effect is not None
+        effect = comparison.effect
+        if quantity == "ttft":
+            value, of_engine = effect.value, 1 / len(effect.of_engines)
         else:
-            assert comparison.effect is not None
-            effect = comparison.effect
-            if quantity == "ttft":
-                value, of_engine = effect.value, 1 / len(effect.of_engines)
-            else:
-                value, of_engine = effect.own_cost, 1 + 1 / len(effect.residuals)
-        # Times differ more in larger batches; hits, by what arrives first, are alike enough.
-        sizes = [comparison.batch_size, *([None] if quantity == "hit_rate" else [])]
-        for size in sizes:
-            known = [
-                estimate
-                for estimate in (
-                    self._between_engines(comparison, size, quantity, value, of_engine),
-                    self._between_runs(comparison, size, quantity, value),
-                    self._between_turns(comparison, value) if quantity == "ttft" else None,
-                )
-                if estimate is not None
-            ]
-            if known and known[0].df >= _LEAST_DF and quantity == "ttft" and comparison.effect:
-                return self._with_runs(known[0], comparison.tier)
-            if found := [estimate for estimate in known if estimate.df >= _LEAST_DF]:
-                return max(found, key=lambda estimate: estimate.error)
-        if quantity == "hit_rate" and not any(estimate.error for estimate in known):
-            return Estimate(value)
-        return Estimate(value, math.nan, 0)
+            # ARC's engine is held against the mean of LRU's.
+            value, of_engine = effect.own_cost, 1 + 1 / len(effect.residuals)
+        engines = self._between_engines(comparison, size, quantity, value, of_engine)
+        if quantity == "ttft" and engines is not None and engines.df >= _LEAST_DF:
+            return self._with_runs(engines, comparison.tier)
+        return _larger(value, engines, self._between_runs(comparison, size, quantity, value))
+
+    def _of_hits(self, comparison: Comparison) -> Estimate:
+        """Return a hit rate's; of all batch sizes where one's own is not known.
+
+        What differs is what arrives first, by about as much at all sizes.
+        """
+        value, of_engine = comparison.gain, 1 + 1 / len(comparison.gains)
+        for size in (comparison.batch_size, None):
+            known = (
+                self._between_engines(comparison, size, "hit_rate", value, of_engine),
+                self._between_runs(comparison, size, "hit_rate", value),
+            )
+            found = _larger(value, *known)
+            if found.df:
+                return found
+        seen = any(estimate is not None and estimate.error for estimate in known)
+        return found if seen else Estimate(value)
 
     def _between_engines(
         self,
@@ -122,13 +123,14 @@ class Noise:
         size: float | None,
         quantity: Quantity,
         value: float,
-        of_engine: float | None,
+        of_engine: float,
     ) -> Estimate | None:
+        """Return the error of what varies by ``of_engine`` times what an engine does."""
         own, others, known = (
             _pool(_alike(table, comparison, size, quantity, _ENGINE), ["run", "comparison", "seed"])
             for table in (self._own, self._others, self._all)
         )
-        if known is None or of_engine is None:
+        if known is None:
             return None
         if own is not None and others is not None and _is_noisier(own, others):
             known = own
@@ -181,6 +183,12 @@ class Noise:
         alike = _alike(self._all, comparison, size, quantity, _TOGETHER)
         pooled = _pool(alike, ["machine", "comparison", "seed"])
         return None if pooled is None else Estimate(value, math.sqrt(pooled.variance), pooled.df)
+
+
+def _larger(value: float, *known: Estimate | None) -> Estimate:
+    """Return the one with the largest error of those that are known well enough, if any is."""
+    found = [one for one in known if one is not None and one.df >= _LEAST_DF]
+    return max(found, key=lambda one: one.error, default=Estimate(value, math.nan, 0))
 
 
 def _alike(
