@@ -177,7 +177,8 @@ def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Mode
     )
     # What deviations make by themselves is not to be counted twice.
     rng = np.random.default_rng(_SEED)
-    by_deviations = np.var([model.effect(size, rng).value for _ in range(_PILOT)], ddof=1)
+    values = [model.effect(size, rng).value for _ in range(_PILOT)]
+    by_deviations = float(np.var(values, ddof=1))
     return replace(model, between_runs=math.sqrt(max(0.0, error**2 - by_deviations)))
 
 
