@@ -60,7 +60,7 @@ data: env ## Download the data sets that are not there, and list all (KV_DATA na
 
 # Two at a time: most that take long start engines, which want a core each.
 test: env ## Run the tests
-	$(IN_ENV) python -m pytest --numprocesses 2 --dist loadgroup
+	$(IN_ENV) python -m pytest --numprocesses 2 --dist loadfile
 
 bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 25 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json

@@ -16,7 +16,7 @@ from workloads import file
 from workloads.blocks import runs
 from workloads.file import BlockRequest, BlockWorkload, Header
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("parity")]
+pytestmark = pytest.mark.engine
 
 _BLOCK_SIZE = 32
 _TIERS = ("cpu", "replay")

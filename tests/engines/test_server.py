@@ -130,7 +130,6 @@ def test_server_ends_with_the_process_that_started_it(
 
 
 @pytest.mark.engine
-@pytest.mark.xdist_group("bench")
 def test_batches_over_http_hit_what_those_in_process_hit(bench: Bench) -> None:
     in_process = bench.measure("vllm", "arc")
     served = bench.measure("vllm", "arc", _BATCHES)

@@ -13,7 +13,7 @@ from support.bench import Bench
 from workloads import file
 from workloads.file import TextWorkload
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("bench")]
+pytestmark = pytest.mark.engine
 
 
 def _cached(folder: Path) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("hot-and-scan")]
+pytestmark = pytest.mark.engine
 
 # Whole blocks of the document in support/hot_and_scan.py.
 _DOCUMENT_TOKENS = 20 * 32
