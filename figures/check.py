@@ -8,7 +8,7 @@ config has no cells for is none of its figures (``catalogue``).
 import sys
 from pathlib import Path
 
-from figures import catalogue, style
+from figures import catalogue, saved
 from harness import config as configs
 from harness.errors import HarnessError
 
@@ -18,14 +18,14 @@ def main() -> int:
     config, folder = map(Path, sys.argv[1:])
     try:
         names = catalogue.names(configs.load(config))
-        all_saved = {name: style.saved(folder / "figures" / f"{name}.png") for name in names}
+        figures = {name: saved.read(folder / "figures" / f"{name}.png") for name in names}
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     reasons = [
-        f"\n  {name}: {saved.caption}"
-        for name, saved in all_saved.items()
-        if saved.outcome == "not drawn"
+        f"\n  {name}: {figure.caption}"
+        for name, figure in figures.items()
+        if figure.outcome == "not drawn"
     ]
     if reasons:
         print(

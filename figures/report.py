@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from figures import captions, style
+from figures import captions, saved
 from figures.catalogue import FIGURES, Entry, names
 from harness.analysis import claims
 from harness.analysis.results import Results, read
@@ -49,7 +49,7 @@ class Shown:
     picture: str
     width: int
     caption: str
-    outcome: style.Outcome
+    outcome: saved.Outcome
     cells: Sequence[Mapping[str, Any]]
     origin: Mapping[str, str]
 
@@ -101,7 +101,7 @@ def render(config_file: Path, results: Results, judged: Sequence[Claim]) -> str:
 def _shown(results: Results, name: str) -> Shown:
     entry = FIGURES[name]
     png = results.folder / "figures" / f"{name}.png"
-    drawn = style.saved(png)
+    drawn = saved.read(png)
     cells = pd.concat(
         [
             results.cells_of(entry.tier, entry.workloads, entry.modes),

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 
@@ -19,10 +19,9 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from PIL import Image
 
+from figures import saved
 from harness.analysis.stats import Interval
-from harness.errors import HarnessError
 
 # From seaborn's colour-blind palette; the markers tell the policies apart in grey, too.
 _PALETTE = sns.color_palette("colorblind")
@@ -40,14 +39,8 @@ HIT_RATE = "hit rate\n(cached / queried prompt tokens)"
 # Of what belongs to one batch size, out of 1.
 _GROUP_WIDTH = 0.8
 
-_DPI = 200
-# Of a PNG's metadata.
-_CAPTION, _OUTCOME = "Description", "Warning"
 # At the size of a figure's face.
 _CHARACTERS_AN_INCH = 15
-
-# Not run: what it needs, as a data set, cannot be had here. Not drawn: what ran gives no figure.
-Outcome = Literal["drawn", "not run", "not drawn"]
 
 
 def use() -> None:
@@ -236,7 +229,7 @@ def not_drawn(title: str, reason: str) -> Figure:
     return _placeholder("not drawn", title, f"not drawn: {reason}")
 
 
-def _placeholder(outcome: Outcome, title: str, reason: str) -> Figure:
+def _placeholder(outcome: saved.Outcome, title: str, reason: str) -> Figure:
     use()
     figure, axes = plt.subplots(figsize=(11, 4.6), layout="constrained")
     nothing(axes, outcome)
@@ -249,15 +242,15 @@ def _placeholder(outcome: Outcome, title: str, reason: str) -> Figure:
 def save(figure: Figure, png: Path, pdf: Path) -> None:
     """Write a figure as PNG and PDF, each under a temporary name, renamed when whole.
 
-    The PNG's description is the figure's caption, its warning is that it is none, if so; ``saved``
-    returns them.
+    The PNG's description is the figure's caption, its warning is that it is none, if so;
+    ``saved.read`` returns them.
     """
     _fix_legends(figure)
-    said = {_CAPTION: caption(figure)}
+    said = {saved.CAPTION: caption(figure)}
     if outcome := str(figure.get_label()):
-        said[_OUTCOME] = outcome
+        said[saved.OUTCOME] = outcome
     for path, options in (
-        (png, {"dpi": _DPI, "metadata": said}),
+        (png, {"dpi": saved.DPI, "metadata": said}),
         (pdf, {"metadata": {"CreationDate": None}}),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -274,28 +267,3 @@ def _fix_legends(figure: Figure) -> None:
         place = legend.get_window_extent().transformed(figure.transFigure.inverted())
         legend.set_bbox_to_anchor(place, figure.transFigure)
     figure.set_layout_engine("none")
-
-
-class Saved(NamedTuple):
-    """What a figure says of itself, its width in inches, and whether it is one."""
-
-    caption: str
-    width: float
-    outcome: Outcome
-
-
-def saved(png: Path) -> Saved:
-    """Return what is known of a figure that ``save`` wrote.
-
-    Raises:
-        HarnessError: if there is no such figure.
-
-    """
-    try:
-        with Image.open(png) as image:
-            outcome = image.info.get(_OUTCOME, "drawn")
-            return Saved(image.info[_CAPTION], image.width / _DPI, outcome)
-    except OSError as error:
-        raise HarnessError(f"{png}: no figure: {error.strerror or 'not a PNG'}; draw it") from None
-    except KeyError:
-        raise HarnessError(f"{png}: has no caption in it; draw it anew") from None

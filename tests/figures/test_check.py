@@ -10,7 +10,7 @@ import pytest
 import yaml
 from support.results import row
 
-from figures import catalogue, style
+from figures import catalogue, saved
 from harness.analysis import tables
 
 _CONFIG = {
@@ -46,7 +46,7 @@ def _call(monkeypatch: pytest.MonkeyPatch, module: str, *arguments: object) -> i
 
 def _draw_all(
     monkeypatch: pytest.MonkeyPatch, folder: Path, changes: dict[str, Any]
-) -> dict[str, style.Saved]:
+) -> dict[str, saved.Saved]:
     rows = [
         row(cell=f"{_CELL}-{policy}", cache_tokens=40_000, policy=policy, **changes)
         for policy in ("lru", "arc")
@@ -60,7 +60,7 @@ def _draw_all(
         "fig7.pdf",
         "fig7.png",
     ]
-    return {name: style.saved(folder / "figures" / f"{name}.png") for name in ("fig3", "fig7")}
+    return {name: saved.read(folder / "figures" / f"{name}.png") for name in ("fig3", "fig7")}
 
 
 def test_invalid_cells_are_said_on_the_figure_and_fail_at_the_end(

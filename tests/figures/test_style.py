@@ -7,7 +7,7 @@ import pytest
 from matplotlib.patches import Patch
 from PIL import Image
 
-from figures import style
+from figures import saved, style
 from harness.cell import Policy
 
 
@@ -23,23 +23,23 @@ def test_caption_is_in_the_png_word_for_word(tmp_path: Path) -> None:
     figure = plt.figure(figsize=(3, 2))
     style.face(figure, *said)
     style.save(figure, png, pdf)
-    assert style.saved(png).caption == " ".join(said[:2])
+    assert saved.read(png).caption == " ".join(said[:2])
 
 
 def test_placeholder_is_as_wide_as_a_figure_and_says_what_it_is(tmp_path: Path) -> None:
     png, pdf = tmp_path / "a.png", tmp_path / "a.pdf"
     reason = "no data-set " * 30 + "https://example.org/a-b"
     style.save(style.not_run("Figure 9", f"not run: {reason}"), png, pdf)
-    not_run = style.saved(png)
+    not_run = saved.read(png)
     assert (not_run.caption, not_run.outcome) == (f"Figure 9. not run: {reason}", "not run")
     style.save(style.not_drawn("Figure 9", reason), png, pdf)
-    not_drawn = style.saved(png)
+    not_drawn = saved.read(png)
     assert not_drawn.caption == f"Figure 9. not drawn: {reason}"
     assert not_drawn.outcome == "not drawn"
     figure, _ = plt.subplots(figsize=(11, 4.6), layout="constrained")
     style.face(figure, "Figure 9. A figure.")
     style.save(figure, png, pdf)
-    drawn = style.saved(png)
+    drawn = saved.read(png)
     assert drawn.outcome == "drawn"
     assert not_run.width == pytest.approx(drawn.width, rel=0.05)
 
