@@ -4,14 +4,17 @@ A policy changes TTFT through what is cached, so its effect is the line's value 
 compute, over the line's at what LRU left, request by request. What a machine does meanwhile moves
 single requests, and a mean of theirs with it, but hardly a line through all requests of all cells
 of the group: on five runs the estimate differed by a fifth to two thirds of what the ratio of means
-did. Of batches, TTFT depends on all that was sent together: their means take the place of requests.
+did. In a batch, a request waits for all that is computed before its own first token: that counts
+(``work``). Means of batches in the place of requests will not do: what a batch's mean TTFT is of
+depends on how the engine cut the batch into steps, and a slope from a regressor that is wrong by
+chance is too flat (-4.5 to -6.5 % in three runs of batches of 32, for -5.3 to -5.9 % by this one).
 
 A line for each engine by itself tells how sure that is: the engines are independent, and all see
 the same requests. (``costmodel`` is another line, through the paper's points.)
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +24,9 @@ from statsmodels.robust.norms import HuberT
 from statsmodels.robust.robust_linear_model import RLM
 from statsmodels.tools.sm_exceptions import ConvergenceWarning, SingularMatrixWarning
 
-# Fewer requests or batches with equal hits say nothing.
+# First tokens of one step are that close, as a share of TTFT; steps are further apart.
+_ONE_STEP = 0.03
+# Fewer batches with equal hits say nothing.
 _LEAST_EQUAL = 8
 _PARAMETERS = 3
 
@@ -33,8 +38,8 @@ class Effect:
     """What a policy does to mean TTFT, in percent of LRU's, less 100.
 
     ``value`` is through hits, by the line of all cells; ``of_engines`` the same by the line of each
-    cell alone. ``plain`` is the ratio of means. ``equal_hits`` is that over requests (batches) that
-    computed as much under both: the policy's own cost, 0 if it has none; ``did`` the difference in
+    cell alone. ``plain`` is the ratio of means. ``equal_hits`` is that over batches that computed
+    as much under both: the policy's own cost, 0 if it has none; ``did`` the difference in
     differences, the effect on the others less that on these, weighted by how many they are, which
     needs no line; both None where too few are equal. ``residuals`` has of each cell of LRU the
     logarithm of its mean TTFT over the line's, and ``own_cost`` the policy's less their mean, in
@@ -61,26 +66,31 @@ def effect(
         batch_size: Requests sent together.
 
     """
-    of_cells = [units(requests, batch_size) for requests in (*base, *policy)]
-    if len(of_cells[0]) <= _PARAMETERS:
+    return compare(*([work(requests, batch_size) for requests in part] for part in (base, policy)))
+
+
+def compare(base: Sequence[pd.DataFrame], policy: Sequence[pd.DataFrame]) -> Effect | None:
+    """Compare the ``work`` of a policy's cells with that of LRU's; see ``effect``."""
+    of_cells = [*base, *policy]
+    if of_cells[0]["batch"].nunique() <= _PARAMETERS:
         return None
-    at_base = np.mean([terms(one) for one in of_cells[: len(base)]], axis=0)
-    at_policy = np.mean([terms(one) for one in of_cells[len(base) :]], axis=0)
+    at_base = np.mean([terms(one).mean(axis=0) for one in base], axis=0)
+    at_policy = np.mean([terms(one).mean(axis=0) for one in policy], axis=0)
     line = fit(of_cells)
 
     def through_hits(parameters: _Array) -> float:
-        of_policy, of_base = (at_policy @ parameters).mean(), (at_base @ parameters).mean()
-        return float(100 * (of_policy / of_base - 1))
+        return float(100 * (at_policy @ parameters / (at_base @ parameters) - 1))
 
     residuals = [
         float(np.log(one["ttft_ms"].mean() / (terms(one) @ line).mean())) for one in of_cells
     ]
     of_base = residuals[: len(base)]
+    means = [one.groupby("batch")[["ttft_ms", "own"]].mean() for one in of_cells]
     ttft_base, ttft_policy = (
         np.mean([one["ttft_ms"] for one in part], axis=0)
-        for part in (of_cells[: len(base)], of_cells[len(base) :])
+        for part in (means[: len(base)], means[len(base) :])
     )
-    equal = np.all([one["uncached"] == of_cells[0]["uncached"] for one in of_cells], axis=0)
+    equal = np.all([one["own"] == means[0]["own"] for one in means], axis=0)
     equal_hits = did = None
     if equal.sum() >= _LEAST_EQUAL:
         own = ttft_policy[equal].mean() - ttft_base[equal].mean()
@@ -99,35 +109,56 @@ def effect(
     )
 
 
-def units(requests: pd.DataFrame, batch_size: int) -> pd.DataFrame:
-    """Return the means of each batch: TTFT, uncached tokens, and these times the prompt's."""
-    uncached = (requests["prompt_tokens"] - requests["cached_tokens"]).astype(float)
-    columns: Mapping[str, object] = {
-        "ttft_ms": requests["ttft_ms"],
-        "uncached": uncached,
-        "uncached_prompt": uncached * requests["prompt_tokens"],
-    }
-    return pd.DataFrame(columns).groupby(np.arange(len(requests)) // batch_size).mean()
+def work(requests: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+    """Return what an engine computed until each request's first token.
+
+    That is the request's own tokens and those of all of its batch whose first token was not later:
+    first tokens of one step come almost together.
+
+    Returns:
+        A row a request: ``ttft_ms``; its ``batch``; ``own`` uncached tokens; ``uncached``, those
+        computed until then; ``uncached_prompt``, the sum of these, each times its prompt's length.
+
+    """
+    ttft = requests["ttft_ms"].to_numpy(float)
+    prompt = requests["prompt_tokens"].to_numpy(float)
+    own = prompt - requests["cached_tokens"].to_numpy(float)
+    batch = np.arange(len(requests)) // batch_size
+    uncached, uncached_prompt = own.copy(), own * prompt
+    for start in range(0, len(requests), batch_size) if batch_size > 1 else ():
+        of_batch = slice(start, start + batch_size)
+        is_before = ttft[of_batch] <= (1 + _ONE_STEP) * ttft[of_batch, None]
+        uncached[of_batch] = is_before @ own[of_batch]
+        uncached_prompt[of_batch] = is_before @ (own * prompt)[of_batch]
+    return pd.DataFrame(
+        {
+            "ttft_ms": ttft,
+            "batch": batch,
+            "own": own,
+            "uncached": uncached,
+            "uncached_prompt": uncached_prompt,
+        }
+    )
 
 
-def terms(means: pd.DataFrame) -> _Array:
+def terms(of_cell: pd.DataFrame) -> _Array:
     """Return what the line is a sum of: a constant, the linear layers' work, attention's."""
-    work = means[["uncached", "uncached_prompt"]].to_numpy(float)
-    return np.column_stack([np.ones(len(work)), work])
+    computed = of_cell[["uncached", "uncached_prompt"]].to_numpy(float)
+    return np.column_stack([np.ones(len(computed)), computed])
 
 
 def fit(of_cells: Sequence[pd.DataFrame]) -> _Array:
     """Fit the line robustly (Huber, *Annals of Mathematical Statistics* 35, 1964)."""
-    work = np.concatenate([terms(one) for one in of_cells])
+    computed = np.concatenate([terms(one) for one in of_cells])
     ttft = np.concatenate([one["ttft_ms"].to_numpy(float) for one in of_cells])
     # Terms of one size, or the fit is ill-conditioned.
-    size = np.maximum(work.mean(axis=0), 1e-9)
+    size = np.maximum(computed.mean(axis=0), 1e-9)
     with warnings.catch_warnings():
         # Of points on a line there is no scale to be robust against; of prompts of one length, two
         # terms are the same.
         for kind in (ConvergenceWarning, RuntimeWarning, SingularMatrixWarning):
             warnings.simplefilter("ignore", kind)
-        found: _Array = np.asarray(RLM(ttft, work / size, M=HuberT()).fit().params) / size
+        found: _Array = np.asarray(RLM(ttft, computed / size, M=HuberT()).fit().params) / size
     if not np.isfinite(found).all():
-        found = np.linalg.lstsq(work / size, ttft, rcond=None)[0] / size
+        found = np.linalg.lstsq(computed / size, ttft, rcond=None)[0] / size
     return found

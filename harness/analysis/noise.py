@@ -8,9 +8,10 @@ other runs on the same machine, kept in a table (``add``; the shipped one is
 One comparison has two or three engines and a few runs, and a variance of so few is no more than a
 guess. So that of engines is pooled over all comparisons of a tier, workload, mode and batch size,
 weighted by degrees of freedom, the run's own included; where the run's is larger by more than
-chance, it counts alone. What runs vary by beyond that is pooled over all comparisons of a tier,
-weighted by how well each can show it, and added. Of hit rates and an open loop's ratio of means,
-whose engines say nothing by themselves, the larger of the two counts.
+chance, it counts alone. What runs vary by beyond that is pooled over all comparisons of a tier, of
+single requests or of several together, weighted by how well each can show it, and added. Of hit
+rates and an open loop's ratio of means, whose engines say nothing by themselves, the larger of the
+two counts.
 """
 
 import math
@@ -46,6 +47,8 @@ COLUMNS = [
 ]
 # With fewer, a standard deviation is off by a factor of two as often as not.
 _LEAST_DF = 2
+# Asked of every comparison of every run, and then hardly ever by chance.
+_NOISIER = 0.999
 # Of percents; engines that agree to a thousandth have as much weight as can be.
 _LEAST_VARIANCE = 1e-6
 _SHIPPED = Path(__file__).parents[2] / "reference" / "noise.csv"
@@ -97,7 +100,7 @@ class Noise:
             value, of_engine = effect.own_cost, 1 + 1 / len(effect.residuals)
         engines = self._between_engines(comparison, size, quantity, value, of_engine)
         if quantity == "ttft" and engines is not None and engines.df >= _LEAST_DF:
-            return self._with_runs(engines, comparison.tier)
+            return self._with_runs(engines, comparison)
         return _larger(value, engines, self._between_runs(comparison, size, quantity, value))
 
     def _of_hits(self, comparison: Comparison) -> Estimate:
@@ -136,23 +139,27 @@ class Noise:
             known = own
         return Estimate(value, math.sqrt(known.variance * of_engine), known.df)
 
-    def _with_runs(self, engines: Estimate, tier: Tier) -> Estimate:
+    def _with_runs(self, engines: Estimate, comparison: Comparison) -> Estimate:
         """Add what runs vary by beyond their engines; degrees of freedom as Satterthwaite's."""
-        runs = self._beyond_engines(tier)
+        runs = self._beyond_engines(comparison)
         variance = engines.error**2 + runs.variance
         if not runs.variance:
             return engines
         parts = engines.error**4 / engines.df + runs.variance**2 / runs.df
         return engines._replace(error=math.sqrt(variance), df=variance**2 / parts)
 
-    def _beyond_engines(self, tier: Tier) -> _Pooled:
+    def _beyond_engines(self, comparison: Comparison) -> _Pooled:
         """Return the variance between runs that their engines' does not explain.
 
-        It is the mean over all comparisons of what each has, weighted by the inverse of the square
-        of what its engines explain: where that is little, the rest shows (DerSimonian and Laird,
-        *Controlled Clinical Trials* 7, 1986, of the same sum of two variances).
+        It is the mean over comparisons of what each has, weighted by the inverse of the square of
+        what its engines explain: where that is little, the rest shows (DerSimonian and Laird,
+        *Controlled Clinical Trials* 7, 1986, of the same sum of two variances). Of several requests
+        together it is another than of one: in which step a request is computed is chance then, and
+        all engines' lines are laid through the same requests.
         """
-        table = self._all[_is_of(self._all, tier) & (self._all["quantity"] == "ttft")]
+        is_alike = (self._all["batch_size"] > 1) == ((comparison.batch_size or 1) > 1)
+        table = self._all[_is_of(self._all, comparison.tier) & is_alike]
+        table = table[table["quantity"] == "ttft"]
         total = weights = squares = 0.0
         for _, alike in table.groupby(["workload", "mode", "batch_size"]):
             engines = alike[alike["kind"] == _ENGINE]
@@ -210,10 +217,10 @@ def _is_of(table: pd.DataFrame, tier: Tier) -> "pd.Series[bool]":
 
 
 def _is_noisier(own: _Pooled, others: _Pooled) -> bool:
-    """Say whether a run is noisier than others by more than chance (F-test, 5 %)."""
+    """Say whether a run is noisier than others by more than chance (F-test)."""
     if own.df < _LEAST_DF:
         return False
-    return bool(own.variance > stats.f.ppf(0.95, own.df, others.df) * others.variance)
+    return bool(own.variance > stats.f.ppf(_NOISIER, own.df, others.df) * others.variance)
 
 
 def _pool(table: pd.DataFrame, keys: list[str]) -> _Pooled | None:
@@ -231,13 +238,13 @@ def of_run(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
     ``value`` is in points of hit rate, else in percent of LRU's TTFT.
     """
-    if not comparisons:
+    # Replays have no clock, and may be of another run.
+    measured = [one for one in comparisons if one.tier != "replay"]
+    if not measured:
         return pd.DataFrame(columns=COLUMNS)
-    run = min(comparison.measured for comparison in comparisons)
+    run = min(one.measured for one in measured)
     rows = []
-    for one in comparisons:
-        if one.tier == "replay":
-            continue
+    for one in measured:
         head = (run, one.machine, one.workload, one.mode, one.batch_size, one.name, one.seed)
         values: dict[str, tuple[Sequence[float], float]] = {"hit_rate": (one.gains, one.gain)}
         if one.online is not None:

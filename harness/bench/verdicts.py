@@ -2,10 +2,10 @@
 
 A made-up run has the cells of the shipped one (``reference/cpu``), with their requests and hits.
 Their times are made anew, so that through hits ARC has all, half or none of the effect that is
-claimed (the *truth*). On that lie, at each request or batch, a deviation drawn from the cell's
-own; on each engine's speed and each run's effect a normal deviation, as large as the noise of the
-shipped runs (``reference/noise.csv``) leaves to explain. They are judged by the functions that
-judge real ones, from the fit of the line on, each with three more made-up runs for a history.
+claimed (the *truth*). On that lie, at each batch, a deviation drawn from those of LRU's cells; on
+each engine's speed and each run's effect a normal deviation, as large as the noise of the shipped
+runs (``reference/noise.csv``) leaves to explain. They are judged by the functions that judge real
+ones, from the fit of the line on, each with three more made-up runs for a history.
 
 Hit rates are made up by the same truth; they have next to no noise. Claims that there is no effect,
 and those of T1's share, which are of one exact replay, are not here; nor are those whose interval
@@ -108,9 +108,9 @@ class _Model:
 
     ``claimed`` is the effect at its full size, in the claim's unit, ``known`` what was measured,
     with its error; ``between_runs`` is the standard deviation of a run's effect that has no other
-    source, ``drift`` that of the logarithm of an engine's speed. Of batches, ``work`` has of each
-    cell what the line says of each unit (request or batch) but for its constant, and ``deviations``
-    LRU's cells' from the line, as shares.
+    source, ``drift`` that of the logarithm of an engine's speed. Of batches, ``work`` has that of
+    each cell, ``costs`` what the line says of it but for its constant, and ``deviations`` LRU's
+    batches' from the line, as shares.
     """
 
     comparison: Comparison
@@ -118,9 +118,9 @@ class _Model:
     known: Estimate
     between_runs: float
     drift: float = 0.0
-    requests: Sequence[pd.DataFrame] = ()
+    work: Sequence[pd.DataFrame] = ()
     num_base: int = 0
-    work: Sequence[_Array] = ()
+    costs: Sequence[_Array] = ()
     deviations: _Array = field(default_factory=lambda: np.zeros(1))
 
     def made(self, truth: float, number: int, rng: np.random.Generator) -> Comparison:
@@ -136,16 +136,15 @@ class _Model:
 
     def effect(self, percent: float, rng: np.random.Generator) -> Effect:
         """Return what cells show whose line has an effect of so many percent through hits."""
-        base = np.mean(self.work[: self.num_base])
-        saved = np.mean(self.work[self.num_base :]) - base
-        size = int(self.comparison.batch_size or 1)
+        base = np.mean(self.costs[: self.num_base])
+        saved = np.mean(self.costs[self.num_base :]) - base
         cells = []
-        for requests, work in zip(self.requests, self.work, strict=True):
-            ttft = 1 + percent / 100 * (work - base) / saved
-            ttft = ttft * (1 + rng.choice(self.deviations, len(work)))
-            ttft = 100 * ttft * np.exp(rng.normal(0, self.drift))
-            cells.append(requests.assign(ttft_ms=np.repeat(ttft, size)[: len(requests)]))
-        effect = costline.effect(cells[: self.num_base], cells[self.num_base :], size)
+        for work, cost in zip(self.work, self.costs, strict=True):
+            ttft = 1 + percent / 100 * (cost - base) / saved
+            of_batch = 1 + rng.choice(self.deviations, work["batch"].nunique())
+            ttft = 100 * ttft * of_batch[work["batch"]] * np.exp(rng.normal(0, self.drift))
+            cells.append(work.assign(ttft_ms=ttft))
+        effect = costline.compare(cells[: self.num_base], cells[self.num_base :])
         assert effect is not None
         return effect
 
@@ -157,12 +156,16 @@ def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Mode
     error = 0.0 if math.isnan(measured.error) else measured.error
     if claim.quantity != "ttft" or one.effect is None:
         return _Model(one, size, measured, error)
-    requests = [found.requests(found.cell(name)) for name in (*one.lru, *one.arc)]
     num_base = len(one.lru)
-    units = [costline.units(own, int(one.batch_size or 1)) for own in requests]
-    line = costline.fit(units)
-    of_base = pd.concat(units[:num_base])
-    deviations = of_base["ttft_ms"].to_numpy(float) / (costline.terms(of_base) @ line) - 1
+    work = [
+        costline.work(found.requests(found.cell(name)), int(one.batch_size or 1))
+        for name in (*one.lru, *one.arc)
+    ]
+    line = costline.fit(work)
+    of_base = pd.concat([own.assign(cell=i) for i, own in enumerate(work[:num_base])])
+    of_base = of_base.assign(line=costline.terms(of_base) @ line)
+    batches = of_base.groupby(["cell", "batch"])[["ttft_ms", "line"]].mean()
+    deviations = (batches["ttft_ms"] / batches["line"] - 1).to_numpy(float)
     cost = known.of(one, "own_cost").error
     model = _Model(
         comparison=one,
@@ -170,9 +173,9 @@ def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Mode
         known=measured,
         between_runs=0.0,
         drift=0.0 if math.isnan(cost) else cost / 100 / math.sqrt(1 + 1 / num_base),
-        requests=requests,
+        work=work,
         num_base=num_base,
-        work=[costline.terms(own)[:, 1:] @ line[1:] for own in units],
+        costs=[costline.terms(own)[:, 1:] @ line[1:] for own in work],
         deviations=deviations - deviations.mean(),
     )
     # What deviations make by themselves is not to be counted twice.

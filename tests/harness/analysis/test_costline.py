@@ -133,21 +133,49 @@ def test_too_few_equal_requests_say_nothing() -> None:
     assert found.did is None
 
 
-def test_requests_of_a_batch_are_one() -> None:
+def test_a_request_waits_for_all_that_is_computed_before_its_token() -> None:
     requests = pd.DataFrame(
         {
             "prompt_tokens": [100, 200, 300, 400, 500],
             "cached_tokens": [0, 100, 0, 0, 100],
-            "ttft_ms": [1.0, 3.0, 5.0, 7.0, 9.0],
+            # Of a batch of three the last is a step of its own, and before the others.
+            "ttft_ms": [300.0, 301.0, 100.0, 7.0, 9.0],
         }
     )
-    means = costline.units(requests, 2)
-    # The last batch is one request.
-    assert means.to_dict("list") == {
-        "ttft_ms": [2, 6, 9],
-        "uncached": [100, 350, 400],
-        "uncached_prompt": [(100 * 100 + 100 * 200) / 2, (300**2 + 400**2) / 2, 400 * 500],
-    }
+    work = costline.work(requests, 3)
+    assert list(work["batch"]) == [0, 0, 0, 1, 1]
+    assert list(work["own"]) == [100, 100, 300, 400, 400]
+    assert list(work["uncached"]) == [500, 500, 300, 400, 800]
+    attention = [100 * 100, 100 * 200, 300 * 300, 400 * 400, 400 * 500]
+    first, second = sum(attention[:3]), sum(attention[3:])
+    assert list(work["uncached_prompt"]) == [first, first, attention[2], attention[3], second]
+    alone = costline.work(requests, 1)
+    assert list(alone["uncached"]) == list(alone["own"])
+    assert list(alone["uncached_prompt"]) == attention
+
+
+def test_steps_of_a_batch_do_not_flatten_the_line() -> None:
+    """Of 16 together, a step takes so many tokens, and its requests' first tokens come with it."""
+
+    def cell(saved: float, seed: int) -> pd.DataFrame:
+        requests = _requests(saved)
+        uncached = requests["prompt_tokens"] - requests["cached_tokens"]
+        ttft = np.zeros(_COUNT)
+        # Who comes first is chance.
+        order = np.random.default_rng(seed).permuted(np.arange(_COUNT).reshape(-1, 16), axis=1)
+        for batch in order:
+            done = uncached.to_numpy()[batch].cumsum()
+            steps = np.searchsorted(np.arange(2000, 20000, 2000), done)
+            ends = [done[steps == step].max() for step in steps]
+            ttft[batch] = 20 + 0.25 * np.array(ends)
+        slow = np.random.default_rng(seed + 1).normal(1, 0.1, _COUNT // 16)
+        return requests.assign(ttft_ms=ttft * np.repeat(slow, 16))
+
+    cells = [cell(0, 10), cell(0, 20), cell(0.2, 30)]
+    found = _effect(cells[:2], cells[2:], 16)
+    line = costline.fit([costline.work(one, 16) for one in cells])
+    assert line @ [0, 1, 500] == pytest.approx(0.25, rel=0.05)
+    assert np.std(found.of_engines) < 1
 
 
 def test_effect_on_batches_whose_ttft_is_of_all_that_was_sent_together() -> None:
@@ -171,5 +199,5 @@ def test_of_no_more_requests_than_parameters_there_is_no_line(count: int, batch_
 
 
 def test_line_that_was_made_is_found() -> None:
-    cells = [costline.units(_requests(saved), 1) for saved in (0.0, 0.2)]
+    cells = [costline.work(_requests(saved), 1) for saved in (0.0, 0.2)]
     assert costline.fit(cells) == pytest.approx(_LINE, rel=1e-6)

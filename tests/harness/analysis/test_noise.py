@@ -128,11 +128,12 @@ def test_what_runs_vary_by_beyond_their_engines_is_added() -> None:
 
 def test_what_runs_vary_by_is_seen_where_engines_agree() -> None:
     http = {"mode": "batch-http", "batch_size": 32.0, "load": "32"}
+    eight = http | {"batch_size": 8.0, "load": "8"}
     days = [(-9.9, (-4, -6, -8)), (-10.0, (-3, -6, -9)), (-10.1, (-5, -6, -7))]
     history = _history(
         *(
             [
-                _comparison(_effect([value] * 3), measured=f"2026-10-{day + 10}"),
+                _comparison(_effect([value] * 3), measured=f"2026-10-{day + 10}", **eight),
                 _comparison(_effect(engines), measured=f"2026-10-{day + 10}", **http),
             ]
             for day, (value, engines) in enumerate(days)
@@ -142,6 +143,9 @@ def test_what_runs_vary_by_is_seen_where_engines_agree() -> None:
     # Engines: 2 (4 + 9 + 1 + 1) / 8 of each, of three; runs: 0.01, which only the quiet one shows.
     found = Noise([noisy], history).of(noisy, "ttft")
     assert found.error == pytest.approx(math.sqrt(30 / 8 / 3 + 0.01), rel=1e-3)
+    # What single requests vary by is another matter.
+    single = _comparison(_effect([-5, -6, -7]), **http | {"batch_size": 1.0, "load": "1"})
+    assert Noise([single], history).of(single, "ttft").error == pytest.approx(math.sqrt(1 / 3))
 
 
 def test_a_noisy_day_is_not_made_quiet_by_the_table_of_quiet_ones() -> None:
@@ -274,6 +278,13 @@ def test_values_of_a_run() -> None:
         ("own_cost", "together"): [1.5],
     }
     assert noise.of_run([]).empty
+
+
+def test_a_run_is_named_by_when_its_engines_ran() -> None:
+    replayed = _comparison(tier="replay", measured="2026-11-09")
+    (run,) = noise.of_run([replayed, _comparison(_effect([-9, -11]))])["run"].unique()
+    assert run == "2026-11-10"
+    assert noise.of_run([replayed]).empty
 
 
 def test_table_that_is_none_is_refused(tmp_path: Path) -> None:
