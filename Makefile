@@ -58,9 +58,10 @@ figures-from-reference: env ## Draw figures and judge claims from the results th
 data: env ## Download the data sets that are not there, and list all (KV_DATA names their folder)
 	$(IN_ENV) harness data
 
-# Two at a time: most that take long start engines, which want a core each.
+# Two at a time, the files in their order: those that take long start engines, which want a core
+# each, and come first.
 test: env ## Run the tests
-	$(IN_ENV) python -m pytest --numprocesses 2 --dist loadfile
+	$(IN_ENV) python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 25 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json

@@ -125,11 +125,11 @@ def _differences(axes: Axes, results: Results, compared: Sequence[Comparison]) -
             (np.arange(len(difference)) + 1) / len(difference),
             line,
             color=style.COLORS["arc"],
-            label=f"{one.x:.0f}k tokens: {100 * equal:.0f} % hit as much",
+            label=f"{one.x:.0f}k: {100 * equal:.0f} % equal hits",
         )
     axes.axvline(0, color="black", linewidth=1)
     axes.set(ylabel="share of requests that differ by no more", ylim=(0, 1))
-    axes.legend(loc="center right", fontsize="small")
+    axes.legend(loc="lower right", fontsize="small")
 
 
 def _stock(axes: Axes, cells: pd.DataFrame, column: str) -> None:

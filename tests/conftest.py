@@ -105,8 +105,14 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_tree(pytestconfig: pytest.Config) -> Path:
-    return pytestconfig.stash[_SHARED] / _TREE
+def shared(pytestconfig: pytest.Config) -> Path:
+    """The folder that all workers of a session share."""
+    return pytestconfig.stash[_SHARED]
+
+
+@pytest.fixture(scope="session")
+def engine_tree(shared: Path) -> Path:
+    return shared / _TREE
 
 
 @pytest.fixture(scope="session")
@@ -120,10 +126,10 @@ def series() -> patching.Series:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(pytestconfig: pytest.Config) -> Path:
+def tiny_model(shared: Path) -> Path:
     from harness import model
 
-    folder = pytestconfig.stash[_SHARED] / "models" / model.TINY_QWEN3
+    folder = shared / "models" / model.TINY_QWEN3
     folder.parent.mkdir(exist_ok=True)
     with (folder.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

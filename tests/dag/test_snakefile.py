@@ -96,55 +96,7 @@ def _wait_until_gone(folder: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.engine
-def test_interrupted_run_goes_on_where_it_was(checkout: Path) -> None:
-    content = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
-    content["workloads"]["docqa-quality"] |= {"documents": 10, "requests": 20, "window": 20}
-    experiment = content["experiments"]["figure-3-cpu"]
-    content["experiments"] = {
-        "first": experiment | {"policies": ["lru"], "cache_tokens": [20000]},
-        "second": experiment | {"policies": ["lru"], "cache_tokens": [30000]},
-    }
-    (checkout / "config/smoke.yaml").write_text(yaml.safe_dump(content))
-    arguments = ["figures", "--configfile", "config/smoke.yaml"]
-    cells = checkout / "results" / "smoke" / "cells"
-
-    for end in (signal.SIGKILL, signal.SIGINT):
-        run = subprocess.Popen(
-            [*_SNAKEMAKE, *arguments],
-            cwd=checkout,
-            env=os.environ | {"PYTHONPATH": str(checkout)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 400
-        # Until an engine is starting; the second time, with the first cell done.
-        done = 0 if end == signal.SIGKILL else 1
-        while not list(cells.glob(".*.partial")) or len(list(cells.glob("[!.]*"))) < done:
-            assert time.monotonic() < deadline
-            assert run.poll() is None
-            time.sleep(0.1)
-        if end == signal.SIGKILL:
-            run.kill()
-        else:
-            os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-        run.wait(timeout=180)
-        _wait_until_gone(checkout)
-
-    (finished,) = cells.glob("[!.]*")
-    (summary,) = finished.glob("*/summary.json")
-    measured = summary.stat().st_mtime_ns
-    again = _snakemake(checkout, *arguments)
-    assert again.returncode == 0, again.stderr
-    assert summary.stat().st_mtime_ns == measured
-    assert len(list(cells.iterdir())) == 2
-    assert (checkout / "results" / "smoke" / "figures" / "fig3-cpu.png").stat().st_size > 10_000
-    assert "Nothing to be done" in _snakemake(checkout, *arguments).stderr
-    _wait_until_gone(checkout)
-
-
-def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes(
+def test_figure_of_data_that_cannot_be_had_does_not_fail_the_run_and_one_of_invalid_cells_does(
     checkout: Path, tmp_path: Path
 ) -> None:
     content = yaml.safe_load((checkout / "config/smoke.yaml").read_text())
@@ -164,49 +116,27 @@ def test_data_that_cannot_be_had_does_not_fail_the_run_and_is_used_once_it_comes
     assert not row["valid"]
     assert row["invalid_reason"].startswith("not run: data set mooncake is not in ")
     assert "Download" in row["invalid_reason"]
-    assert (results / "figures" / "fig5-mooncake.png").is_file()
+    assert _outcomes(results) == {"fig5-mooncake": "not run", "fig7": "not run"}
     assert "Nothing to be done" in _snakemake(checkout, *arguments, **environment).stderr
 
+    # As the next step finds it whose every cell ended invalid: all else is made, then it fails.
+    cells = tables.read_cells(results / "cells.csv")
+    cells = cells.assign(invalid_reason="2 of 3 requests failed")
+    cells.to_csv(results / "cells.csv", index=False)
+    (results / "report.html").unlink()
+    run = _snakemake(checkout, *arguments, **environment)
+    assert run.returncode != 0
+    assert "error: 2 of 2 figures could not be drawn" in run.stderr
+    assert _outcomes(results) == {"fig5-mooncake": "not drawn", "fig7": "not drawn"}
+    assert "2 of 3 requests failed" in (results / "report.html").read_text()
+    assert (results / "claims.json").is_file()
+
+    # It is used once it comes.
     (tmp_path / "data" / "mooncake").mkdir(parents=True)
     (tmp_path / "data" / "mooncake" / "conversation_trace.jsonl").write_text("not the trace")
     run = _snakemake(checkout, *arguments, **environment)
     assert run.returncode != 0
     assert "not the right file: its sha256 is" in run.stderr
-
-
-def test_figure_that_cannot_be_drawn_fails_the_run_after_its_report(checkout: Path) -> None:
-    content = {
-        "name": "small",
-        "tiers": {"replay": {"block_size": 16, "requests": 40}},
-        "workloads": {"docqa-quality": {"kind": "docqa", "documents": 16, "requests": 40}},
-        # At none of the paper's cache sizes.
-        "experiments": {
-            "figure-3": {
-                "tier": "replay",
-                "workload": "docqa-quality",
-                "policies": ["arc"],
-                "cache_tokens": [40_000],
-            }
-        },
-    }
-    (checkout / "config/small.yaml").write_text(yaml.safe_dump(content))
-    arguments = ["figures", "--configfile", "config/small.yaml"]
-    results = checkout / "results" / "small"
-    run = _snakemake(checkout, *arguments)
-    assert run.returncode == 0, run.stderr
-    assert _outcomes(results) == {"fig3": "drawn", "fig7": "drawn"}
-
-    # As the next step finds it whose every cell ended invalid.
-    cells = tables.read_cells(results / "cells.csv")
-    cells = cells.assign(valid=False, invalid_reason="2 of 3 requests failed")
-    cells.to_csv(results / "cells.csv", index=False)
-    (results / "report.html").unlink()
-    run = _snakemake(checkout, *arguments)
-    assert run.returncode != 0
-    assert "error: 2 of 2 figures could not be drawn" in run.stderr
-    assert _outcomes(results) == {"fig3": "not drawn", "fig7": "not drawn"}
-    assert "2 of 3 requests failed" in (results / "report.html").read_text()
-    assert (results / "claims.json").is_file()
 
 
 def _outcomes(results: Path) -> dict[str, str]:
@@ -215,7 +145,9 @@ def _outcomes(results: Path) -> dict[str, str]:
 
 
 @pytest.mark.engine
-def test_papers_own_setting_runs_to_its_claims_with_the_small_model(checkout: Path) -> None:
+def test_papers_own_setting_runs_to_its_claims_however_often_it_is_interrupted(
+    checkout: Path,
+) -> None:
     """All but the GPU: the same config with the cells of the paper's largest gain, made small."""
     content = yaml.safe_load((checkout / "config/paper.yaml").read_text())
     content |= {"name": "small", "tiers": {"cpu": _SMALL}}
@@ -224,12 +156,21 @@ def test_papers_own_setting_runs_to_its_claims_with_the_small_model(checkout: Pa
         experiment |= {"tier": "cpu", "cache_tokens": [50_000]}
     kept["figure-3"]["policies"] = ["lru", "arc"]
     (checkout / "config/small.yaml").write_text(yaml.safe_dump(content | {"experiments": kept}))
-    run = _snakemake(checkout, "figures", "--configfile", "config/small.yaml")
-    assert run.returncode == 0, run.stderr
+    arguments = ["figures", "--configfile", "config/small.yaml"]
     results = checkout / "results" / "small"
+
+    for end in (signal.SIGKILL, signal.SIGINT):
+        _interrupt(checkout, arguments, results / "cells", end)
+    (finished,) = (results / "cells").glob("[!.]*")
+    measured = (finished / "summary.json").stat().st_mtime_ns
+    run = _snakemake(checkout, *arguments)
+    assert run.returncode == 0, run.stderr
+    assert (finished / "summary.json").stat().st_mtime_ns == measured
+    assert len(list((results / "cells").iterdir())) == 3
     cells = tables.read_cells(results / "cells.csv")
     assert len(cells) == 3
     assert cells["valid"].all()
+    assert (results / "figures" / "fig3-cpu.png").stat().st_size > 10_000
     verdicts = {
         (row["id"], row["tier"], row["quantity"]): row
         for row in json.loads((results / "claims.json").read_text())
@@ -239,6 +180,32 @@ def test_papers_own_setting_runs_to_its_claims_with_the_small_model(checkout: Pa
     assert verdicts["C2", "cpu", "ttft"]["noise"] is not None
     assert verdicts["C2", "gpu", "ttft"]["verdict"] == "not run"
     assert "C2" in (results / "report.html").read_text()
+    assert "Nothing to be done" in _snakemake(checkout, *arguments).stderr
+    _wait_until_gone(checkout)
+
+
+def _interrupt(checkout: Path, arguments: list[str], cells: Path, end: signal.Signals) -> None:
+    """Start a run, and end it while it starts an engine; the second time, with a cell done."""
+    run = subprocess.Popen(
+        [*_SNAKEMAKE, *arguments],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(checkout)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 400
+    done = 0 if end == signal.SIGKILL else 1
+    while not list(cells.glob(".*.partial")) or len(list(cells.glob("[!.]*"))) < done:
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.1)
+    if end == signal.SIGKILL:
+        run.kill()
+    else:
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    run.wait(timeout=180)
+    _wait_until_gone(checkout)
 
 
 _SMALL = {

@@ -54,7 +54,7 @@ def _workload() -> BlockWorkload:
     rng = random.Random("parity")
     ids: dict[tuple[object, ...], int] = {}
     requests = []
-    for number in range(60):
+    for number in range(42):
         family = min(rng.randrange(6), rng.randrange(6))
         shared = [(family, i) for i in range(rng.randrange(1, 2 + family))]
         names = [*shared, *((number, "own", i) for i in range(rng.randrange(0, 3)))]
@@ -63,7 +63,7 @@ def _workload() -> BlockWorkload:
             BlockRequest(
                 request=number,
                 prompt_tokens=_BLOCK_SIZE * len(blocks) + rng.randrange(1, _BLOCK_SIZE),
-                output_tokens=rng.randrange(1, 48),
+                output_tokens=rng.randrange(1, 36),
                 runs=runs(blocks),
             )
         )

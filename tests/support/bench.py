@@ -1,7 +1,10 @@
 """Cells on a real CPU engine, through the command that the DAG runs."""
 
+import contextlib
+import fcntl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -41,19 +44,26 @@ _CONFIG = {
 
 
 class Bench:
-    """A folder with a config, a model and a workload; measures groups of cells in it, each once."""
+    """A folder with a config, a model and a workload; measures groups of cells in it, each once.
+
+    The folder is shared by all workers of a session.
+    """
 
     # Of one cell, for tests that run it themselves.
     alone = "docqa-batch1-1248-s2"
 
     def __init__(self, folder: Path, tiny_model: Path, engine_tree: Path) -> None:
         self.folder, self.model, self.tree = folder, tiny_model, engine_tree
-        self.config = folder / "test.yaml"
-        self.config.write_text(yaml.safe_dump(_CONFIG))
-        parsed = config.load(self.config)
+        self.config, self.workload = folder / "test.yaml", folder / "w.jsonl"
+        folder.mkdir(exist_ok=True)
+        with self._locked("lock"):
+            if not self.config.exists():
+                self.config.write_text(yaml.safe_dump(_CONFIG))
+            parsed = config.load(self.config)
+            if not self.workload.exists():
+                built = workload.build(parsed, "cpu", "docqa", 1, str(tiny_model))
+                file.write(self.workload, built)
         self._groups, self._cells = parsed.groups, parsed.cells.values()
-        self.workload = folder / "w.jsonl"
-        file.write(self.workload, workload.build(parsed, "cpu", "docqa", 1, str(tiny_model)))
 
     def cell(self, engine: str, policy: str, load: Load = _SINGLE, repeat: int = 0) -> CellSpec:
         return next(
@@ -66,10 +76,17 @@ class Bench:
     def measure(self, engine: str, policy: str, load: Load = _SINGLE, repeat: int = 0) -> Path:
         spec = self.cell(engine, policy, load, repeat)
         output = self.folder / spec.ring
-        if not output.exists():
-            run = self.run(spec.ring, output)
-            assert run.returncode == 0, run.stderr
+        with self._locked(f"{spec.ring}.lock"):
+            if not output.exists():
+                run = self.run(spec.ring, output)
+                assert run.returncode == 0, run.stderr
         return output / spec.id
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with (self.folder / name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def run(
         self, group: str, output: Path, workload: Path | None = None

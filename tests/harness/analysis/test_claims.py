@@ -60,6 +60,9 @@ def _made(
         saved = model.saved_ms * (share + spread * of_engine.normal())
         ttft = model.ttft_ms(mean) - saved * (hits / 100 - mean)
         ttft = ttft * (1 + own_cost * is_arc) * of_engine.normal(1, 0.002, _COUNT)
+        # What is sent together comes together.
+        size = getattr(spec.load, "batch_size", 1)
+        ttft = np.repeat(ttft.reshape(-1, size).mean(axis=1), size)
         return [record(i, 5000 * i, ttft[i], cached_tokens=int(hits[i])) for i in range(_COUNT)]
 
     return made
