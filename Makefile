@@ -63,7 +63,7 @@ data: env ## Download the data sets that are not there, and list all (KV_DATA na
 test: env ## Run the tests
 	$(IN_ENV) python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 25 minutes; nothing else should run)
+bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 40 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json
 	$(IN_ENV) harness bench replay --build build/bench --output results/bench/replay.json
 	$(IN_ENV) harness bench client --build build/bench --output results/bench/client.json

@@ -151,11 +151,10 @@ def test_papers_own_setting_runs_to_its_claims_however_often_it_is_interrupted(
     """All but the GPU: the same config with the cells of the paper's largest gain, made small."""
     content = yaml.safe_load((checkout / "config/paper.yaml").read_text())
     content |= {"name": "small", "tiers": {"cpu": _SMALL}}
-    kept = {name: content["experiments"][name] for name in ("figure-3", "noise")}
-    for experiment in kept.values():
-        experiment |= {"tier": "cpu", "cache_tokens": [50_000]}
-    kept["figure-3"]["policies"] = ["lru", "arc"]
-    (checkout / "config/small.yaml").write_text(yaml.safe_dump(content | {"experiments": kept}))
+    experiment = content["experiments"]["figure-3"]
+    experiment |= {"tier": "cpu", "policies": ["lru", "arc"], "cache_tokens": [50_000]}
+    content["experiments"] = {"figure-3": experiment}
+    (checkout / "config/small.yaml").write_text(yaml.safe_dump(content))
     arguments = ["figures", "--configfile", "config/small.yaml"]
     results = checkout / "results" / "small"
 
@@ -166,16 +165,16 @@ def test_papers_own_setting_runs_to_its_claims_however_often_it_is_interrupted(
     run = _snakemake(checkout, *arguments)
     assert run.returncode == 0, run.stderr
     assert (finished / "summary.json").stat().st_mtime_ns == measured
-    assert len(list((results / "cells").iterdir())) == 3
+    assert len(list((results / "cells").iterdir())) == 2
     cells = tables.read_cells(results / "cells.csv")
-    assert len(cells) == 3
+    assert len(cells) == 2
     assert cells["valid"].all()
     assert (results / "figures" / "fig3-cpu.png").stat().st_size > 10_000
     verdicts = {
         (row["id"], row["tier"], row["quantity"]): row
         for row in json.loads((results / "claims.json").read_text())
     }
-    # Judged, whatever so few requests say.
+    # Judged, whatever so few requests say, by the noise of the shipped runs.
     assert verdicts["C1", "cpu", "hit_rate"]["points"][0]["at"] == "50k tokens"
     assert verdicts["C2", "cpu", "ttft"]["noise"] is not None
     assert verdicts["C2", "gpu", "ttft"]["verdict"] == "not run"

@@ -128,5 +128,5 @@ def test_pool(policy: str, series_folder: Path) -> None:
     lrfu.register(series_folder / "ADDING-A-POLICY.md")
     machine = type(f"{policy}Machine", (PoolMachine,), {"policy": policy})
     case = machine.TestCase
-    case.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+    case.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
     case("runTest").runTest()
