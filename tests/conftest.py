@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,13 @@ def _made() -> set[tuple[str, int]]:
         for name in (".", *inner, *files)
     )
     return {(path, os.lstat(path).st_mtime_ns) for path in paths}
+
+
+@pytest.fixture(autouse=True)
+def _no_preload() -> Iterator[None]:
+    """Take back what vLLM sets for its processes: at a path with spaces others complain of it."""
+    yield
+    os.environ.pop("LD_PRELOAD", None)
 
 
 @pytest.fixture(scope="session")
