@@ -124,6 +124,14 @@ FIGURES = {
         (_QUALITY, _CHAT),
         ("open-loop", "closed-loop"),
     ),
+    "online-t1share": Entry(
+        "Online traffic: recent and frequent blocks",
+        "onlinet1share",
+        "cpu",
+        (_QUALITY,),
+        ("open-loop",),
+        policy="arc",
+    ),
     "online-turns": Entry(
         "Conversation: TTFT and hit rate by turn",
         "onlineturns",

@@ -7,7 +7,7 @@ two equal cells differ by that drift; in turns, it meets all of them alike.
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _TURN = b"t"
@@ -57,6 +57,8 @@ class Turns:
         self._round = 0
         self.waited = 0.0
         """Seconds spent waiting, so far."""
+        self.at_end: Callable[[], object] = lambda: None
+        """Called as a turn is offered, before the others have theirs."""
 
     @classmethod
     def alone(cls) -> "Turns":
@@ -75,6 +77,7 @@ class Turns:
 
     def offer(self) -> None:
         """Within ``take``: let all others have theirs of this round, and wait for the next."""
+        self.at_end()
         self._hand_on()
         self._wait()
 

@@ -18,7 +18,7 @@ _TABLES = ("cells.csv", "policies.csv", "policies.md")
 # Policies whose requests are compared one by one, and whose state is drawn.
 _COMPARED, _DRAWN = ("lru", "arc"), ("arc",)
 _NOT_READ = ["first_byte_ns", "output_tokens", "queried_blocks", "cached_blocks", "error"]
-_STATE = ["request", "t1"]
+_STATE = ["request", "t1", "p"]
 
 
 def write(config: Path, folder: Path, reference: Path) -> None:
@@ -49,7 +49,10 @@ def write(config: Path, folder: Path, reference: Path) -> None:
         if cell["policy"] in _COMPARED:
             requests = found.read_table(cell, REQUESTS).drop(columns=_NOT_READ)
             _write(requests, to / REQUESTS)
-        if cell["tier"] == "replay" and cell["policy"] in _DRAWN and cell["batch_size"] == 1:
+        is_drawn = cell["mode"] == "open-loop" or (
+            cell["tier"] == "replay" and cell["batch_size"] == 1
+        )
+        if cell["policy"] in _DRAWN and is_drawn:
             _write(found.telemetry(cell)[_STATE], to / TELEMETRY)
     shutil.rmtree(reference, ignore_errors=True)
     os.replace(partial, reference)

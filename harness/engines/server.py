@@ -73,6 +73,10 @@ class Server:
         """Return its prefix-cache counters; raises as ``metrics_text``."""
         return counters.parse(self.metrics_text())
 
+    def policy_state(self) -> dict[str, float]:
+        """Return the eviction policy's state as of now; raises as ``metrics_text``."""
+        return counters.policy_state(self._get("/metrics"))
+
     def warm_up(self, prompts: list[list[int]]) -> None:
         """Run prompts, then have the server forget them.
 

@@ -27,6 +27,7 @@ from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.measure import counters, disturbance, records
 from harness.measure.disturbance import Watch
 from harness.measure.provenance import provenance
+from harness.measure.records import TelemetryRecord
 from harness.measure.summary import summarize
 from harness.measure.validity import ClientLoad
 from harness.turns import Turns
@@ -79,6 +80,16 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
         server.warm_up(warm_up_prompts(lengths, tokenizer.vocab_size, spec.seed))
         fresh = server.counters()
         watch = Watch(os.getpid(), *disturbance.processes_of(server.process.pid))
+        progress = _Progress(len(prompts), report)
+        telemetry: list[TelemetryRecord] = []
+
+        def observe() -> None:
+            # Of all that was sent so far, the last.
+            last = progress.answered - 1
+            if not telemetry or telemetry[-1].request != last:
+                telemetry.append(TelemetryRecord(last, server.policy_state()))
+
+        turns.at_end = observe
         sent, client = drive(
             spec.load,
             workload,
@@ -88,8 +99,10 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
             temporary,
             turns,
             watch,
-            _progress(len(prompts), report),
+            progress.answer,
         )
+        observe()
+        turns.at_end = lambda: None
         metrics, version = server.metrics_text(), server.version
         # What is left to do would cost the others time: not before they have finished.
         turns.offer()
@@ -102,25 +115,26 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
     ]
     summary = summarize(spec, rows, fresh, counters.parse(metrics), client, watch.turns)
     (folder / METRICS).write_text(metrics)
-    records.write(folder, rows, [], watch.turns, summary, source)
+    records.write(folder, rows, telemetry, watch.turns, summary, source)
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _progress(total: int, report: Callable[[str], object]) -> Callable[[], None]:
-    """Return what is to be called after each answer."""
-    reports = {total * i // _REPORTS for i in range(1, _REPORTS + 1)}
-    answered = 0
+class _Progress:
+    """How many requests of a total were answered; reports some of them."""
 
-    def done() -> None:
-        nonlocal answered
-        answered += 1
-        if answered in reports:
-            report(f"{answered}/{total} requests answered")
+    def __init__(self, total: int, report: Callable[[str], object]) -> None:
+        self._total, self._report = total, report
+        self._reports = {total * i // _REPORTS for i in range(1, _REPORTS + 1)}
+        self.answered = 0
 
-    return done
+    def answer(self) -> None:
+        """Count one more."""
+        self.answered += 1
+        if self.answered in self._reports:
+            self._report(f"{self.answered}/{self._total} requests answered")
 
 
 def drive(

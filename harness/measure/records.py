@@ -1,7 +1,7 @@
 """Records of requests and policy state, and the files that a cell leaves behind.
 
-``requests.parquet`` has one row a request, ``telemetry.parquet`` one row a batch, ``turns.parquet``
-one row a turn.
+``requests.parquet`` has one row a request, ``telemetry.parquet`` one row a batch or an open
+loop's turn, ``turns.parquet`` one row a turn.
 """
 
 import dataclasses

@@ -38,8 +38,8 @@ class _ReferenceLRFU:
         else:
             if content in self.history:
                 self.history.remove(content)
-                self.uses[content].append(self.taken / self.capacity)
                 self.taken += 1
+                self.uses[content].append(self.taken / self.capacity)
             else:
                 self.taken += 1
                 self.uses[content] = [self.taken / self.capacity]

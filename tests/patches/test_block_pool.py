@@ -22,8 +22,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.running: list[tuple[list[bytes], list[Any]]] = []
         self.preempted: list[list[bytes]] = []
 
-    def _start(self, hashes: list[bytes], partial: int, is_resumed: bool) -> bool:
-        started = self.pool.start(hashes, partial, is_resumed)
+    def _start(self, hashes: list[bytes], partial: int, num_own: int) -> bool:
+        started = self.pool.start(hashes, partial, num_own)
         if started is not None:
             self.running.append((hashes, started[0]))
         return started is not None
@@ -36,7 +36,7 @@ class PoolMachine(RuleBasedStateMachine):
     )
     def start(self, family: int, length: int, own: int, partial: int) -> None:
         shared = [family * 10 + i for i in range(length)]
-        self._start(chain_hashes(*shared, *range(1000, 1000 + own)), partial, False)
+        self._start(chain_hashes(*shared, *range(1000, 1000 + own)), partial, 0)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -54,7 +54,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.preempted)
     @rule()
     def resume(self) -> None:
-        if self._start(self.preempted[-1], 0, True):
+        if self._start(self.preempted[-1], 0, len(self.preempted[-1])):
             self.preempted.pop()
 
     @precondition(lambda self: self.running)
@@ -100,7 +100,6 @@ class PoolMachine(RuleBasedStateMachine):
             assert 0 <= stats["p"] <= _CAPACITY
             assert stats["t1"] + stats["b1"] <= _CAPACITY
             assert sum(stats[name] for name in ("t1", "t2", "b1", "b2")) <= 2 * _CAPACITY
-        assert stats.get("protected", 0) <= _CAPACITY * 0.8
         assert stats.get("ghosts", 0) <= _CAPACITY
 
     @invariant()

@@ -1,5 +1,6 @@
 """Drives a patched BlockPool the way the KV cache manager does, without a model or a scheduler."""
 
+import itertools
 from typing import Any
 
 BLOCK_SIZE = 16
@@ -8,8 +9,8 @@ BLOCK_SIZE = 16
 class FakeRequest:
     """What BlockPool reads of a request."""
 
-    def __init__(self, block_hashes: list[bytes]) -> None:
-        self.block_hashes = block_hashes
+    def __init__(self, block_hashes: list[bytes], request_id: str = "unknown") -> None:
+        self.block_hashes, self.request_id = block_hashes, request_id
 
 
 def chain_hashes(*contents: int) -> list[bytes]:
@@ -28,20 +29,21 @@ class Pool:
             capacity + 1, enable_caching=True, hash_block_size=BLOCK_SIZE, eviction_policy=policy
         )
         self.policy = self.pool.eviction_policy
+        self._numbers = itertools.count()
+        # Of the blocks of each running request, their list's id.
+        self._running: dict[int, str] = {}
 
     def start(
-        self, hashes: list[bytes], partial_blocks: int = 0, is_resumed: bool = False
+        self, hashes: list[bytes], partial_blocks: int = 0, num_own: int = 0
     ) -> tuple[list[Any], int] | None:
         """Give a request its blocks; return them and how many were hits; None if there is no room.
 
         Args:
             hashes: Of its full blocks.
             partial_blocks: Number of blocks beyond these that have no hash.
-            is_resumed: Whether it was preempted before.
+            num_own: So many of them it had before it was preempted.
 
         """
-        from vllm.v1.core.kv_cache_utils import make_block_hashes_with_group_id
-
         hits: list[Any] = []
         for block_hash in hashes:
             found = self.pool.get_cached_block(block_hash, [0])
@@ -51,18 +53,31 @@ class Pool:
         needed = len(hashes) + partial_blocks - len(hits)
         if needed + sum(block.ref_cnt == 0 for block in hits) > self.pool.get_num_free_blocks():
             return None
+        request = FakeRequest(hashes, f"request {next(self._numbers)}")
         if self.policy is not None:
-            new_hashes = make_block_hashes_with_group_id(hashes[len(hits) :], 0)
-            self.pool.announce(hits, {0: new_hashes}, is_resumed)
+            self._announce(request, hits, num_own)
         self.pool.touch(hits)
         blocks = hits + self.pool.get_new_blocks(needed)
-        self.pool.cache_full_blocks(
-            FakeRequest(hashes), blocks, len(hits), len(hashes), BLOCK_SIZE, 0
-        )
+        self.pool.cache_full_blocks(request, blocks, len(hits), len(hashes), BLOCK_SIZE, 0)
+        self._running[id(blocks)] = request.request_id
         return blocks, len(hits)
+
+    def _announce(self, request: FakeRequest, hits: list[Any], num_own: int) -> None:
+        from vllm.v1.core.eviction.base import NewBlocks
+        from vllm.v1.core.kv_cache_utils import make_block_hashes_with_group_id
+
+        start = len(hits)
+        new_hashes: Any = make_block_hashes_with_group_id(request.block_hashes[start:], 0)
+        end = len(request.block_hashes)
+        new = NewBlocks(0, start, end, new_hashes, max(0, num_own - start))
+        self.policy.announce(request.request_id, [new], num_own * BLOCK_SIZE)
+        self.policy.use(request.request_id, hits, 0, BLOCK_SIZE)
 
     def finish(self, blocks: list[Any]) -> None:
         """Free a request's blocks, tail first."""
+        request_id = self._running.pop(id(blocks), None)
+        if self.policy is not None and request_id is not None:
+            self.policy.forget(request_id)
         self.pool.free_blocks(reversed(blocks))
 
     def access(self, content: int) -> bool:
