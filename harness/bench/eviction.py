@@ -53,7 +53,7 @@ _TARGETS: dict[Work, dict[str, float]] = {
 class Order(BaseModel):
     """What ``harness.bench.scheduling`` is to time.
 
-    ``policies`` in turn, ``repetitions`` times; the policy None is the engine's own. ``model`` is
+    ``policies`` in turn at every step, ``repetitions`` times; the policy None is the engine's own. ``model`` is
     the folder of a model, of which only the config is read. ``work`` is "prefill" of documents by
     the whole scheduler, or of what the KV cache manager does by itself: "decode" of many requests,
     "hybrid" prefill of long prompts with four groups of sliding windows beside full attention. Of

@@ -4,6 +4,7 @@ A process of its own, since the engine that it imports is decided by its search 
 is an ``Order`` as JSON, its last line of output the ``Timing``s as a JSON list.
 """
 
+import contextlib
 import hashlib
 import json
 import random
@@ -11,6 +12,7 @@ import statistics
 import sys
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +35,8 @@ from harness.engines.replay import HashedPrompt, Replay
 _BLOCK_SIZE = 16
 # Running requests, and the tokens that each makes.
 _DECODING, _STEPS = 128, 64
-_LONG_PROMPTS, _LONG_BLOCKS, _CHUNK = 10, 1024, 2048
+_LONG_PROMPTS, _LONG_BLOCKS, _CHUNK = 40, 1024, 2048
+_EMPTY_POOL_PROMPTS = 3
 # Of the paper's doc-QA on QuALITY: the mean prompt; a window of 512 requests.
 _MEAN_BLOCKS, _WINDOW = 360, 512
 _STANDARD_DEVIATION = 94  # as of QuALITY's lengths, a quarter of the mean
@@ -43,59 +46,67 @@ def main() -> None:
     """Run the order given on the command line."""
     order = Order.model_validate_json(sys.argv[1])
     init_none_hash(sha256)
-    timings = [_time(order, policy) for _ in range(order.repetitions) for policy in order.policies]
+    timings = [timing for _ in range(order.repetitions) for timing in _time(order)]
     print(json.dumps([timing.model_dump() for timing in timings]))
 
 
-def _time(order: Order, policy: str | None) -> Timing:
-    if order.work == "prefill":
-        spent = _prefill(order, policy)
-    else:
-        spent = _decode(policy) if order.work == "decode" else _hybrid(policy)
-    return Timing(policy=policy, us_per_request=spent * 1e6)
+def _time(order: Order) -> list[Timing]:
+    """Time all policies in turn at every step, so that what slows the machine slows them all."""
+    steps = {
+        policy: {"prefill": _prefill, "decode": _decode, "hybrid": _hybrid}[order.work](
+            order, policy
+        )
+        for policy in order.policies
+    }
+    spent: dict[str | None, list[float]] = {policy: [] for policy in order.policies}
+    in_turn = deque(order.policies)
+    with contextlib.suppress(StopIteration):
+        while True:
+            for policy in in_turn:
+                spent[policy].append(next(steps[policy]))
+            in_turn.rotate()
+    return [
+        Timing(policy=policy, us_per_request=statistics.mean(seconds) * 1e6)
+        for policy, seconds in spent.items()
+    ]
 
 
-def _prefill(order: Order, policy: str | None) -> float:
-    """Return CPU seconds a request."""
+def _prefill(order: Order, policy: str | None) -> Iterator[float]:
+    """Yield the CPU seconds of each request."""
     longest = max(_lengths(order.documents)) + 2
     engine = Replay(
         str(order.model), policy, order.cache_blocks, _BLOCK_SIZE, max_tokens=longest * _BLOCK_SIZE
     )
     warm_up = 2 * order.cache_blocks // _MEAN_BLOCKS
-    spent = 0.0
     for i, prompt in enumerate(_prompts(order.documents, warm_up + order.requests)):
         start = time.process_time()
         engine.run([prompt])
         if i >= warm_up:
-            spent += time.process_time() - start
-    return spent / order.requests
+            yield time.process_time() - start
 
 
-def _decode(policy: str | None) -> float:
-    """Return CPU seconds to give a running request room for one more token."""
+def _decode(_: Order, policy: str | None) -> Iterator[float]:
+    """Yield the CPU seconds to give a running request room for one more token."""
     manager = _manager(policy, _DECODING * 16 + 512, windows=0)
     requests = [_request(str(i), 4) for i in range(_DECODING)]
     for request in requests:
         manager.get_computed_blocks(request)
         manager.allocate_slots(request, request.num_tokens)
         request.num_computed_tokens = request.num_tokens
-    spent = 0.0
     for _ in range(_STEPS):
         for request in requests:
             request.append_output_token_ids(0)
         start = time.process_time()
         for request in requests:
             manager.allocate_slots(request, 1)
-        spent += time.process_time() - start
+        yield (time.process_time() - start) / _DECODING
         for request in requests:
             request.num_computed_tokens += 1
-    return spent / _STEPS / _DECODING
 
 
-def _hybrid(policy: str | None) -> float:
-    """Return CPU seconds to give a long prompt its blocks, in chunks."""
+def _hybrid(_: Order, policy: str | None) -> Iterator[float]:
+    """Yield the CPU seconds to give a long prompt its blocks, in chunks."""
     manager = _manager(policy, 3 * _LONG_BLOCKS + 400, windows=4)
-    spent = []
     for i in range(_LONG_PROMPTS):
         request = _request(str(i), _LONG_BLOCKS)
         manager.get_computed_blocks(request)
@@ -104,10 +115,10 @@ def _hybrid(policy: str | None) -> float:
             tokens = min(_CHUNK, request.num_tokens - request.num_computed_tokens)
             manager.allocate_slots(request, tokens)
             request.num_computed_tokens += tokens
-        spent.append(time.process_time() - start)
+        # The first ones find the pool empty.
+        if i >= _EMPTY_POOL_PROMPTS:
+            yield time.process_time() - start
         manager.free(request)
-    # The first ones find the pool empty.
-    return statistics.median(spent[3:])
 
 
 def _manager(policy: str | None, cache_blocks: int, windows: int) -> Any:

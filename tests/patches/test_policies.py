@@ -134,6 +134,7 @@ def test_hash_in_two_blocks_becomes_a_ghost_with_the_last() -> None:
     pool.access(2)
     pool.access(3)
     assert _seen(pool, 1)
+    pool.policy.settle()
     assert pool.policy.get_stats()["b1"] == 0
     pool.access(4)
     assert not _seen(pool, 1)
