@@ -22,7 +22,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda figures claims smoke figures-from-reference data test bench test-upstream lint format lock patches clean
+.PHONY: help env env-cuda figures claims smoke figures-from-reference data test bench test-upstream lint format lock patches port clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -93,8 +93,12 @@ lock: ## Resolve env/*.in anew into the locks (UPGRADE=1: to the newest versions
 	$(COMPILE) env/guidellm.in --excludes env/exclude.txt --output-file env/guidellm.lock
 	$(COMPILE) env/aiperf.in --output-file env/aiperf.lock
 
-patches: env ## Write the patch series from its edited checkout (patches/vllm/*/README.md)
-	$(IN_ENV) harness patch export patches/vllm/0.32.0 build/edit/vllm-0.32.0
+patches: env ## Write the patch series from their edited checkouts (patches/vllm/README.md)
+	$(IN_ENV) && for checkout in build/edit/vllm-*; do \
+		harness patch export "patches/vllm/$${checkout##*-}" "$$checkout" || exit; done
+
+port: env ## Carry the patches to another version of vLLM, or go on with that (FROM=0.32.0 TO=0.33.0)
+	$(IN_ENV) harness patch port "patches/vllm/$(FROM)" "patches/vllm/$(TO)" "build/edit/vllm-$(TO)"
 
 clean: ## Remove the environment, what was built and all results
 	rm -rf .venv build results .snakemake env/bootstrap.log

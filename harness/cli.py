@@ -11,7 +11,7 @@ from typing import NoReturn
 from harness import cell as cells
 from harness import config as configs
 from harness import model as models
-from harness import patching, runlock
+from harness import patching, porting, runlock
 from harness import workload as workloads
 from harness.analysis import tables
 from harness.bench import eviction, replay, results
@@ -84,15 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("folder", type=Path)
     model.set_defaults(run=lambda a: models.make_tiny_qwen3(a.folder))
 
-    patch = commands.add_parser("patch", help="build, edit or export a patched engine")
+    patch = commands.add_parser("patch", help="build, edit, export or port a patched engine")
     patches = patch.add_subparsers(required=True, metavar="action")
     for name, run, target, text in (
-        ("build", _patch_build, "tree", "make the patched tree of the installed package"),
+        ("build", _patch_build, "tree", "make the patched tree of the engine"),
         ("edit", _patch_edit, "checkout", "make a git checkout to edit the series in"),
         ("export", _patch_export, "checkout", "write the commits of a checkout as the series"),
+        ("port", _patch_port, "checkout", "carry the series to another version, in a checkout"),
     ):
         action = patches.add_parser(name, help=text)
         action.add_argument("series", type=Path, help="folder of the series")
+        if name == "port":
+            action.add_argument("target", type=Path, help="folder of the series to be")
         action.add_argument(target, type=Path)
         action.set_defaults(run=run)
 
@@ -214,13 +217,19 @@ def _patch_build(arguments: argparse.Namespace) -> None:
 
 
 def _patch_edit(arguments: argparse.Namespace) -> None:
-    patching.edit(patching.read_series(arguments.series), arguments.checkout)
+    porting.edit(patching.read_series(arguments.series), arguments.checkout)
     print(f"edit {arguments.checkout}, one commit a patch; then run `make patches`")
 
 
 def _patch_export(arguments: argparse.Namespace) -> None:
-    series = patching.export(arguments.checkout, arguments.series)
+    series = porting.export(arguments.checkout, arguments.series)
     print(f"{arguments.series}: {len(series.patches)} patches")
+
+
+def _patch_port(arguments: argparse.Namespace) -> None:
+    source = patching.read_series(arguments.series)
+    porting.port(source, arguments.target, arguments.checkout)
+    print(f"{arguments.checkout}: all patches fit {arguments.target.name}; then run `make patches`")
 
 
 def _workload(arguments: argparse.Namespace) -> None:

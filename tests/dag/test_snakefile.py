@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from figures import catalogue, saved
-from harness import config
+from harness import config, patching
 from harness.analysis import tables
 
 _SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "all"]
@@ -73,14 +73,16 @@ def test_bad_config_is_one_message_before_anything_runs(
 
 
 def test_patch_that_does_not_apply_stops_the_run(checkout: Path) -> None:
-    patch = next((checkout / "patches" / "vllm").glob("*/0001-*.patch"))
+    series = patching.find_series(folder=checkout / patching.PATCHES)
+    patch = series.patches[0]
     patch.write_text(
         patch.read_text().replace("\n         # Cache for block lookup\n", "\n         # Other\n")
     )
-    run = _snakemake(checkout, "build/engines/vllm-0.32.0")
+    tree = f"vllm-{series.version}"
+    run = _snakemake(checkout, f"build/engines/{tree}")
     assert run.returncode != 0
     assert f"{patch.name} does not apply" in run.stderr
-    assert not list((checkout / "build").rglob("*vllm-0.32.0*"))
+    assert not list((checkout / "build").rglob(f"*{tree}*"))
 
 
 def _ours(folder: Path) -> Iterator[psutil.Process]:
