@@ -182,7 +182,7 @@ def _commit_sdist(checkout: Path, engine: str, version: str, sdists: Path) -> st
     }
     sdist = upstream.fetch_sdist(version, sdists)
     # Also what it tells git to ignore, but not what Python has left there.
-    what = ("--all", "--force", "--", ".", ":(exclude)**/__pycache__")
+    what = ("--all", "--force", "--", ".", ":(exclude)*/__pycache__/*")
     git.run(sdist, "add", *what, environment=place)
     tree = git.run(sdist, "write-tree", environment=place).strip()
     return git.run(checkout, "commit-tree", tree, "-m", f"{engine} {version}").strip()
@@ -358,9 +358,9 @@ def _conflicts(checkout: Path, status: str, path: str) -> Iterator[str]:
 
 def _definitions(code: str) -> dict[str, str]:
     """Return the text of each class and function, up to the next one, by name."""
-    found = list(_DEFINITION.finditer(code))
-    ends = [*(match.start() for match in found[1:]), len(code)]
-    return {match[1]: code[match.start() : end] for match, end in zip(found, ends, strict=True)}
+    starts = [match.start() for match in _DEFINITION.finditer(code)]
+    parts = (code[start:end] for start, end in zip(starts, [*starts[1:], None], strict=False))
+    return {_DEFINITION.findall(part)[0]: part for part in parts}
 
 
 def _now_in(checkout: Path, path: str, name: str) -> Iterator[str]:
