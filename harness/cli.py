@@ -187,6 +187,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     gate.set_defaults(run=_gate)
 
+    same_hits = commands.add_parser(
+        "same-hits", help="compare each request's hits in runs on different versions of the engine"
+    )
+    same_hits.add_argument("results", type=Path, help="folder of the results")
+    same_hits.add_argument(
+        "others", type=Path, nargs="+", help="folders of the same cells' results"
+    )
+    same_hits.set_defaults(run=_same_hits)
+
     data = commands.add_parser("data", help="list the data sets, and download what is missing")
     data.set_defaults(run=_data)
     return parser
@@ -339,6 +348,21 @@ def _claims(arguments: argparse.Namespace) -> None:
         print(terminal.markdown(judged))
     else:
         terminal.show(judged)
+
+
+def _same_hits(arguments: argparse.Namespace) -> None:
+    from harness.analysis import samehits
+
+    differences: list[str] = []
+    for other in arguments.others:
+        found = samehits.compare(arguments.results, other)
+        differences += found.differences
+        print(
+            f"vLLM {' and '.join(found.versions)}: {found.cells} cells, {found.requests} requests: "
+            + (f"{len(found.differences)} cells differ" if found.differences else "the same hits")
+        )
+    if differences:
+        raise HarnessError("\n  ".join(["not the same hits:", *differences]))
 
 
 def _data(arguments: argparse.Namespace) -> None:
