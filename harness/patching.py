@@ -225,7 +225,8 @@ def _package(series: Series, sdists: Path) -> Package:
     installed = find_package(series.engine)
     if installed.version == series.version:
         return installed
-    source = upstream.fetch_sdist(series.version, sdists) / series.engine
+    # Resolved, as links in the tree lead there.
+    source = upstream.fetch_sdist(series.version, sdists).resolve() / series.engine
     return Package(source, series.version, installed.build, installed)
 
 

@@ -213,8 +213,9 @@ def test_another_version_runs_from_its_source_with_the_installed_binaries(
     monkeypatch.setattr(upstream, "fetch_sdist", lambda version, folder: folder / f"vllm-{version}")
     folder = small_series.folder.with_name("2.0")
     shutil.copytree(small_series.folder, folder)
+    monkeypatch.chdir(tmp_path)
     tree = tmp_path / "tree"
-    patching.build(patching.read_series(folder), tree, sdist.parent)
+    patching.build(patching.read_series(folder), tree, Path("sdists"))
     manifest = patching.read_manifest(tree)
     assert (manifest["version"], manifest["binaries"]) == ("2.0", "1.0")
     assert (tree / "vllm/core/pool.py").read_text() == "A = 10\nB = 20\nC = 3\n"
