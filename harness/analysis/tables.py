@@ -108,10 +108,12 @@ def _origin(folder: Path) -> dict[str, Any]:
         return {}
     try:
         engine, hardware = provenance["engine"], provenance["hardware"]
+        binaries = engine.get("binaries")
         cpu = f"{hardware['cpu'] or 'unknown CPU'}, {hardware['cores']} cores"
         measured = datetime.fromtimestamp(provenance["clock"]["wall_ns"] / 1e9, tz=UTC)
         return {
-            "engine_version": engine["version"],
+            "engine_version": engine["version"]
+            + (f" with {binaries}'s binaries" if binaries else ""),
             "patches_sha256": engine["patches_sha256"],
             "model_sha256": provenance["model"]["sha256"],
             "machine": "; ".join([cpu, *hardware["gpus"]]),

@@ -37,7 +37,7 @@ def prepare(build: Path) -> tuple[Path, Path]:
 
     """
     engine_tree, model = build / "vllm", build / models.TINY_QWEN3
-    patching.ensure(patching.read_series(patching.VLLM_SERIES), engine_tree)
+    patching.ensure(patching.find_series(), engine_tree)
     if not model.is_dir():
         models.make_tiny_qwen3(model)
     return engine_tree, model

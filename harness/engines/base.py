@@ -122,7 +122,8 @@ class BlockHits:
         """Forget what was counted."""
         self._found.clear()
 
-    def _counting(self, request: Any) -> Any:
+    def _counting(self, request: Any, *limits: Any) -> Any:
+        # How far a look-up may reach, which some versions say, does not change what is there.
         # The last look-up before its first blocks: later ones find the request's own.
         if not request.num_preemptions:
             hashes = request.block_hashes
@@ -131,4 +132,4 @@ class BlockHits:
             cache = self._pool.cached_block_hash_to_block._cache
             cached = sum(block_hash + _GROUP in cache for block_hash in hashes)
             self._found[request.request_id] = (len(hashes), cached)
-        return self._look_up(request)
+        return self._look_up(request, *limits)

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from harness import model as models
+from harness import patching
 from harness.cell import CellSpec, WorkerOrder
 
 _ROOT = Path(__file__).parents[2]
@@ -38,6 +39,7 @@ def provenance(
         "git": git_revision(),
         "engine": {
             "version": engine_version,
+            "binaries": _binaries(order, engine_file),
             "imported_from": engine_file,
             "patches_sha256": order.patches_sha256,
         },
@@ -58,6 +60,14 @@ def provenance(
         "argv": sys.orig_argv,
         "clock": {"wall_ns": time.time_ns(), "monotonic_ns": time.monotonic_ns()},
     }
+
+
+def _binaries(order: WorkerOrder, engine_file: str) -> str | None:
+    """Return the version whose compiled files the engine runs with; None if it is its own."""
+    if order.patches_sha256 is None:
+        return None
+    manifest = patching.read_manifest(Path(engine_file).parents[1])
+    return manifest["binaries"] if manifest["binaries"] != manifest["version"] else None
 
 
 def git_revision() -> str | None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from figures import catalogue, saved
-from harness import config
+from harness import config, patching
 from harness.analysis import tables
 
 _SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "all"]
@@ -33,7 +33,9 @@ def _snakemake(
     )
 
 
-@pytest.mark.parametrize("name", ["cpu", "smoke", "seeds", "saturation", "paper", "nightly"])
+@pytest.mark.parametrize(
+    "name", ["cpu", "smoke", "seeds", "saturation", "paper", "nightly", "versions"]
+)
 def test_dry_run_has_every_cell_once(checkout: Path, name: str) -> None:
     # Which is the default, as is the target.
     given = ["figures", "--configfile", f"config/{name}.yaml"] if name != "cpu" else []
@@ -72,15 +74,28 @@ def test_bad_config_is_one_message_before_anything_runs(
     assert not (checkout / "build").exists()
 
 
+def test_config_names_the_version_of_the_engine(checkout: Path) -> None:
+    for series in (checkout / patching.PATCHES).glob("*/series"):
+        version = series.parent.name
+        path = checkout / "config" / "versions.yaml"
+        content = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump(content | {"vllm": version}))
+        run = _snakemake(checkout, "--dry-run", "--configfile", "config/versions.yaml")
+        assert run.returncode == 0, run.stderr
+        assert f"output: build/engines/vllm-{version}\n" in run.stdout + run.stderr
+
+
 def test_patch_that_does_not_apply_stops_the_run(checkout: Path) -> None:
-    patch = next((checkout / "patches" / "vllm").glob("*/0001-*.patch"))
+    series = patching.find_series(folder=checkout / patching.PATCHES)
+    patch = series.patches[0]
     patch.write_text(
         patch.read_text().replace("\n         # Cache for block lookup\n", "\n         # Other\n")
     )
-    run = _snakemake(checkout, "build/engines/vllm-0.32.0")
+    tree = f"vllm-{series.version}"
+    run = _snakemake(checkout, f"build/engines/{tree}")
     assert run.returncode != 0
     assert f"{patch.name} does not apply" in run.stderr
-    assert not list((checkout / "build").rglob("*vllm-0.32.0*"))
+    assert not list((checkout / "build").rglob(f"*{tree}*"))
 
 
 def _ours(folder: Path) -> Iterator[psutil.Process]:

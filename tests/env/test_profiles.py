@@ -17,7 +17,7 @@ import pytest
 import yaml
 from support import fake_kubernetes, fake_slurm
 
-from harness import config
+from harness import config, patching
 
 _PROFILES = "env/profiles"
 _CONFIG = {
@@ -35,7 +35,8 @@ def copy(root: Path, checkout: Path, tiny_model: Path) -> Path:
     """A checkout in which a cell of tier gpu lacks nothing but its workload."""
     shutil.copytree(root / _PROFILES, checkout / _PROFILES)
     shutil.copytree(tiny_model, checkout / "build" / "models" / "tiny-qwen3")
-    (checkout / "build" / "engines" / "vllm-0.32.0").mkdir(parents=True)
+    version = patching.find_package("vllm").version
+    (checkout / "build" / "engines" / f"vllm-{version}").mkdir(parents=True)
     (checkout / "config" / "test.yaml").write_text(yaml.safe_dump(_CONFIG))
     return checkout
 

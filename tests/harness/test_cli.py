@@ -25,6 +25,7 @@ def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     schema = json.loads(capsys.readouterr().out)
     assert set(schema["properties"]) == {
         "name",
+        "vllm",
         "tiers",
         "workloads",
         "experiments",
@@ -38,6 +39,8 @@ def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "none.yaml"], "none.yaml: no such config"),
         (["patch", "build", "none", "tree"], "none: not a patch series"),
         (["patch", "export", "none", "checkout"], "checkout is not there"),
+        (["patch", "port", "none", "to", "checkout"], "none: not a patch series"),
+        (["same-hits", "none", "other"], "none/cells.csv: no table of cells"),
         (["table", "none", "--output", "t.csv"], "none: not a measured cell"),
     ],
 )

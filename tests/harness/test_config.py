@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import config
+from harness import config, patching
 from harness.errors import HarnessError
 from workloads.docqa import DocQA
 from workloads.trace import Trace
@@ -48,9 +48,23 @@ def test_cells_are_the_product_each_once_at_the_exact_size() -> None:
     assert all(name == cell.id for name, cell in cells.items())
 
 
-@pytest.mark.parametrize("name", ["cpu", "smoke", "seeds", "saturation", "paper", "nightly"])
+@pytest.mark.parametrize(
+    "name", ["cpu", "smoke", "seeds", "saturation", "paper", "nightly", "versions"]
+)
 def test_shipped_configs_are_valid(root: Path, name: str) -> None:
     assert config.load(root / "config" / f"{name}.yaml").name == name
+
+
+def test_version_of_the_engine(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    for series in (root / patching.PATCHES).glob("*/series"):
+        assert config.parse(_changed("vllm", series.parent.name), "test").vllm == series.parent.name
+    with pytest.raises(HarnessError, match=r"^test: vllm: no patches for vllm 9\.9 .* only for "):
+        config.parse(_changed("vllm", "9.9"), "test")
+    stock = _GOOD["experiments"]["one"] | {"engine": "vllm-stock", "policies": ["lru"]}
+    content = _changed("experiments.one", stock) | {"vllm": "9.9"}
+    with pytest.raises(HarnessError, match="vllm: engine vllm-stock is the installed package"):
+        config.parse(content, "test")
 
 
 def test_cpu_config_is_the_papers_experiment(root: Path) -> None:

@@ -13,13 +13,19 @@ from typing import Any
 
 import pytest
 
-from harness import upstream
+from harness import patching, upstream
 from harness.errors import HarnessError
 
 _VERSION = "0.32.0"
 _NAME = f"vllm-{_VERSION}.tar.gz"
 _PAGE = "/simple/vllm/"
 _FILE = f"/files/{_NAME}"
+
+
+def _pin(folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = folder / "sdist.lock"
+    lock.write_text(f"vllm=={_VERSION} --hash=sha256:{hashlib.sha256(content).hexdigest()}\n")
+    monkeypatch.setattr(upstream, "LOCK", lock)
 
 
 def _archive(member: str = "tests/test_x.py") -> bytes:
@@ -62,7 +68,9 @@ class Index:
 
 
 @pytest.fixture
-def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+def index(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Index]:
     for name in list(os.environ):
         if name.startswith("PIP_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -71,7 +79,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     monkeypatch.setenv("PIP_INDEX_URL", index.url)
     content = _archive()
     index.offer(content)
-    monkeypatch.setattr(upstream, "SDIST_SHA256", {_VERSION: hashlib.sha256(content).hexdigest()})
+    _pin(tmp_path_factory.mktemp("lock"), content, monkeypatch)
     thread = threading.Thread(target=index.server.serve_forever, args=(0.01,))
     thread.start()
     yield index
@@ -153,13 +161,24 @@ def test_member_outside_of_the_folder_is_refused(
 ) -> None:
     content = _archive("../../../outside")
     index.offer(content)
-    monkeypatch.setattr(upstream, "SDIST_SHA256", {_VERSION: hashlib.sha256(content).hexdigest()})
+    _pin(tmp_path, content, monkeypatch)
     with pytest.raises(HarnessError, match="cannot be unpacked"):
         upstream.fetch_sdist(_VERSION, tmp_path / "folder")
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", upstream.LOCK.name}
     assert [path.name for path in (tmp_path / "folder").iterdir()] == [_NAME]
 
 
-def test_version_without_a_pinned_hash(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match=r"vLLM 0\.31\.0: no hash .* only those of 0\.32\.0"):
+def test_version_without_a_pinned_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pin(tmp_path, b"", monkeypatch)
+    with pytest.raises(
+        HarnessError, match=r"vLLM 0\.31\.0: no hash .* only those of 0\.32\.0: add .*sdist\.lock"
+    ):
         upstream.fetch_sdist("0.31.0", tmp_path)
+    upstream.LOCK.unlink()
+    with pytest.raises(HarnessError, match=r"sdist\.lock cannot be read"):
+        upstream.pinned_sha256(_VERSION)
+
+
+def test_every_series_has_its_source_distribution_pinned(root: Path) -> None:
+    for series in (root / patching.PATCHES).glob("*/series"):
+        assert len(upstream.pinned_sha256(series.parent.name)) == 64

@@ -12,8 +12,8 @@ from support.pool import Pool, chain_hashes
 
 
 @pytest.fixture(autouse=True)
-def _registered(series_folder: Path) -> None:
-    lrfu.register(series_folder / "ADDING-A-POLICY.md")
+def _registered(adding_a_policy: Path) -> None:
+    lrfu.register(adding_a_policy)
 
 
 class _ReferenceLRFU:

@@ -123,8 +123,8 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo", lrfu.NAME])
-def test_pool(policy: str, series_folder: Path) -> None:
-    lrfu.register(series_folder / "ADDING-A-POLICY.md")
+def test_pool(policy: str, adding_a_policy: Path) -> None:
+    lrfu.register(adding_a_policy)
     machine = type(f"{policy}Machine", (PoolMachine,), {"policy": policy})
     case = machine.TestCase
     case.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)

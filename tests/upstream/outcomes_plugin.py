@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 if importlib.util.find_spec("tblib") is None:
-    # vLLM's conftest carries exceptions between processes by it, which no test of v1/core needs.
+    # vLLM's conftest carries exceptions between processes by it, which no test here needs.
     tblib = ModuleType("tblib")
     tblib.pickling_support = ModuleType("tblib.pickling_support")  # type: ignore[attr-defined]
     tblib.pickling_support.install = lambda: None

@@ -1,10 +1,11 @@
-"""Runs vLLM's own tests of v1/core on the stock engine, on the patched one, and on it with arc.
+"""Runs vLLM's own tests on the stock engine, on the patched one, and on it with arc.
 
-    .venv/bin/python tests/upstream/run.py
+    .venv/bin/python tests/upstream/run.py [VERSION ...]
 
-What passes on the stock engine must pass on the patched one, and with arc unless the test asserts
-what only LRU does: such tests are listed in ``arc_differences.toml``. The tests whose outcomes
-differ are printed and written to ``results/upstream.json``; the logs are in ``build/upstream``.
+Without a version, on each that there are patches for. What passes on the stock engine must pass on
+the patched one, and with arc unless the test asserts what only LRU does: such tests are listed in
+``arc_differences.toml``. The tests whose outcomes differ are printed and written to
+``results/upstream-VERSION.json``; the logs are in ``build/upstream/VERSION``.
 """
 
 import json
@@ -17,7 +18,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hub
@@ -27,14 +28,38 @@ from harness.errors import HarnessError
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "upstream"
-RESULT = ROOT / "results" / "upstream.json"
+RESULTS = ROOT / "results"
 ARC_DIFFERENCES = Path(__file__).with_name("arc_differences.toml")
 
-_TESTS = "tests/v1/core"
+_TESTS = (
+    "tests/v1/core",
+    "tests/v1/kv_connector/unit",
+    "tests/v1/kv_offload",
+    "tests/v1/simple_kv_offload",
+)
+_SERVES = "serves a model, with weights of the hub"
 _IGNORED = {
-    "prefix_cache/test_hybrid_prefix_cache_hit_rate.py": "serves a model, with weights of the hub",
-    "test_reset_prefix_cache_e2e.py": "serves a model, with weights of the hub",
-    "test_scheduler_e2e.py": "serves a model, with weights of the hub",
+    "tests/v1/core/prefix_cache/test_hybrid_prefix_cache_hit_rate.py": _SERVES,
+    "tests/v1/core/test_reset_prefix_cache_e2e.py": _SERVES,
+    "tests/v1/core/test_scheduler_e2e.py": _SERVES,
+    **dict.fromkeys(
+        [
+            "tests/v1/kv_connector/unit/test_bidirectional_kv_transfer.py",
+            "tests/v1/kv_connector/unit/test_nixl_connector.py",
+        ],
+        "needs ray, which is not installed",
+    ),
+    **dict.fromkeys(
+        [
+            "tests/v1/kv_connector/unit/test_hf3fs_connector.py",
+            "tests/v1/kv_connector/unit/test_hf3fs_metadata_server.py",
+            "tests/v1/kv_connector/unit/test_nixl_rocm_gpu_mem_diag.py",
+        ],
+        "needs orjson, which is not installed",
+    ),
+    "tests/v1/kv_offload/cpu/test_gpu_worker.py": "copies between a GPU and the host",
+    "tests/v1/kv_offload/cpu/test_shared_offload_region.py": "gives processes that import vLLM "
+    "half a minute, which is not enough here, and does not end",
 }
 _RUN_SECONDS = 3600
 _TEST_SECONDS = 600
@@ -44,11 +69,16 @@ _PYTEST_RAN = (0, 1)  # Exit codes: all passed, some failed.
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine that the tests are run on."""
+    """One engine that the tests are run on; its outcomes and its log go beside its tree."""
 
     name: str
-    package: Path
+    tree: Path
     plugins: tuple[str, ...] = ()
+
+    @property
+    def package(self) -> Path:
+        """The folder that is to be imported."""
+        return self.tree / "vllm"
 
 
 @dataclass(frozen=True)
@@ -70,11 +100,16 @@ class Difference:
 
 
 def main() -> int:
-    """Run everything; return the exit code."""
+    """Run everything on the versions that are named, or on all; return the exit code."""
     # An exception, on which the run of pytest is ended too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Where patches are, and what is built and fetched.
+    os.chdir(ROOT)
     try:
-        problems = _run_all()
+        runlock.acquire(str(BUILD))
+        known = sorted(path.parent.name for path in patching.PATCHES.glob("*/series"))
+        series = [patching.find_series(version) for version in sys.argv[1:] or known]
+        problems = [problem for one in series for problem in _run_all(one)]
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -98,7 +133,7 @@ def compare(
         stock: On the stock engine.
         lru: On the patched engine.
         arc: On the patched engine with arc.
-        reasons: Why a test differs with arc, by test.
+        reasons: Why a test differs with arc, by test, in any version.
 
     Returns:
         The tests whose outcomes differ, and what is wrong, a line each.
@@ -119,7 +154,8 @@ def compare(
                 f"{test} passes on the stock engine and {on_arc} with arc: mend arc, or give the "
                 f"reason in {ARC_DIFFERENCES.name}"
             )
-        if reason is not None and not is_arc_different:
+        # Some versions are without some tests.
+        if reason is not None and on_stock != _MISSING and not is_arc_different:
             problems.append(
                 f"{test} is in {ARC_DIFFERENCES.name} and does not differ any more "
                 f"({on_stock}, with arc {on_arc}): take it out"
@@ -127,52 +163,53 @@ def compare(
     return differences, problems
 
 
-def _run_all() -> list[str]:
-    runlock.acquire(str(BUILD))
-    series = patching.read_series(ROOT / patching.VLLM_SERIES)
+def _run_all(series: patching.Series) -> list[str]:
+    """Run everything on one version; return what is wrong, a line each."""
+    build = BUILD / series.version
     reasons = tomllib.loads(ARC_DIFFERENCES.read_text())
-    sdist = upstream.fetch_sdist(series.version, BUILD)
-    tree = BUILD / "patched"
-    patching.build(series, tree)
+    sdist = upstream.fetch_sdist(series.version, upstream.SDISTS)
+    stock, patched = build / "stock", build / "patched"
+    patching.build(replace(series, patches=(), base_hashes={}), stock)
+    patching.build(series, patched)
     hub.make(BUILD / "hub")
-    stock = patching.find_package(series.engine)
-    patched = tree / series.engine
     runs = [
-        _run(engine, sdist)
+        _run(engine, sdist, build)
         for engine in (
-            Engine("stock", stock.folder),
+            Engine("stock", stock),
             Engine("patched-lru", patched),
             Engine("patched-arc", patched, ("arc_plugin",)),
         )
     ]
     differences, problems = compare(*(run.outcomes for run in runs), reasons)
+    binaries = patching.read_manifest(patched)["binaries"]
+    print(f"vLLM {series.version}, with the compiled files of {binaries}")
     _print_table(runs, differences)
-    _write(series, runs, differences, problems)
-    return problems
+    _write(series, binaries, runs, differences, problems)
+    return [f"vLLM {series.version}: {problem}" for problem in problems]
 
 
-def _run(engine: Engine, sdist: Path) -> Run:
-    """Run the tests on an engine.
+def _run(engine: Engine, sdist: Path, build: Path) -> Run:
+    """Run the tests of a source distribution on an engine.
 
     Raises:
         HarnessError: if pytest did not get through them, or another engine was imported.
 
     """
     # Only the tests: the package beside them in the source distribution would be imported.
-    folder = BUILD / "tests-only"
+    folder = build / "tests-only"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name in ("tests", "pyproject.toml"):
-        (folder / name).symlink_to(sdist / name)
-    outcomes = BUILD / f"{engine.name}.jsonl"
-    log = BUILD / f"{engine.name}.log"
+        (folder / name).symlink_to((sdist / name).resolve())
+    outcomes = build / f"{engine.name}.jsonl"
+    log = build / f"{engine.name}.log"
     outcomes.unlink(missing_ok=True)
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("VLLM_", "PYTEST_", "HF_"))
     } | {
-        "PYTHONPATH": os.pathsep.join([str(engine.package.parent), str(Path(__file__).parent)]),
+        "PYTHONPATH": os.pathsep.join([str(engine.tree), str(Path(__file__).parent)]),
         "UPSTREAM_OUTCOMES": str(outcomes),
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(BUILD / "hf"),
@@ -182,9 +219,10 @@ def _run(engine: Engine, sdist: Path) -> Run:
         "MKL_NUM_THREADS": "1",
     }
     command = [
-        *(sys.executable, "-m", "pytest", _TESTS, "-q", "--tb=short"),
+        # Its own tracebacks of deep recursions end pytest on Python 3.11: it parses the source.
+        *(sys.executable, "-m", "pytest", *_TESTS, "-q", "--tb=native"),
         *("--config-file=pyproject.toml", "--rootdir=.", f"--timeout={_TEST_SECONDS}"),
-        *(f"--ignore={_TESTS}/{name}" for name in _IGNORED),
+        *(f"--ignore={path}" for path in _IGNORED),
         *("-p", "no:cacheprovider", "-p", "outcomes_plugin"),
         *(part for plugin in engine.plugins for part in ("-p", plugin)),
     ]
@@ -238,13 +276,15 @@ def _print_table(runs: Sequence[Run], differences: Sequence[Difference]) -> None
 
 def _write(
     series: patching.Series,
+    binaries: str,
     runs: Sequence[Run],
     differences: Sequence[Difference],
     problems: Sequence[str],
 ) -> None:
     result = {
         "version": series.version,
-        "sdist_sha256": upstream.SDIST_SHA256[series.version],
+        "binaries": binaries,
+        "sdist_sha256": upstream.pinned_sha256(series.version),
         "patches_sha256": series.sha256,
         "tests": _TESTS,
         "ignored": _IGNORED,
@@ -270,10 +310,11 @@ def _write(
         ],
         "problems": problems,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    partial = RESULT.with_name(f".{RESULT.name}.partial")
+    RESULTS.mkdir(exist_ok=True)
+    name = f"upstream-{series.version}.json"
+    partial = RESULTS / f".{name}.partial"
     partial.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(partial, RESULT)
+    os.replace(partial, RESULTS / name)
 
 
 if __name__ == "__main__":

@@ -166,3 +166,18 @@ def test_cell_of_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"old: its provenance has no 'cores': .*Remove"):
         tables.write_cells([cell], tmp_path / "cells.csv")
     assert not (tmp_path / "cells.csv").exists()
+
+
+def test_compiled_files_of_another_version_are_said_with_the_version(tmp_path: Path) -> None:
+    for name, binaries in (("a", None), ("b", "1.0")):
+        provenance = {
+            "engine": {"version": "2.0.0", "binaries": binaries, "patches_sha256": "x"},
+            "hardware": {"cpu": "x", "cores": 2, "gpus": []},
+            "clock": {"wall_ns": 0},
+            "model": {"sha256": "x"},
+            "git": None,
+        }
+        (_cell(tmp_path / name) / "provenance.json").write_text(json.dumps(provenance))
+    tables.write_cells([tmp_path / "a", tmp_path / "b"], tmp_path / "cells.csv")
+    table = tables.read_cells(tmp_path / "cells.csv")
+    assert list(table["engine_version"]) == ["2.0.0", "2.0.0 with 1.0's binaries"]

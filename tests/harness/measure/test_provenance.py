@@ -1,10 +1,15 @@
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
+from support.records import SPEC
 
+from harness import turns
+from harness.cell import WorkerOrder
 from harness.measure import provenance
 from harness.measure.provenance import git_revision
+from harness.patching import MANIFEST
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -65,3 +70,23 @@ def test_copy_within_another_repository_has_no_revision_of_its_own(
     monkeypatch.delenv("GIT_DIR")
     assert _commit(project) != commit
     assert git_revision() == _git(project, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize(("binaries", "recorded"), [("2.0", None), ("1.0", "1.0")])
+def test_compiled_files_of_another_version_are_recorded(
+    tmp_path: Path, binaries: str, recorded: str | None
+) -> None:
+    (tmp_path / "w.jsonl").write_text("")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / MANIFEST).write_text(json.dumps({"version": "2.0", "binaries": binaries}))
+    order = WorkerOrder(
+        cells={},
+        model=str(tmp_path),
+        workload=tmp_path / "w.jsonl",
+        patches_sha256="x",
+        progress_fd=-1,
+        place=turns.Place(number=0, mine=-1, give=()),
+    )
+    file = str(tmp_path / "vllm" / "__init__.py")
+    found = provenance.provenance(SPEC, order, engine_version="2.0", engine_file=file)
+    assert found["engine"]["binaries"] == recorded
