@@ -53,11 +53,11 @@ _TARGETS: dict[Work, dict[str, float]] = {
 class Order(BaseModel):
     """What ``harness.bench.scheduling`` is to time.
 
-    ``policies`` in turn at every step, ``repetitions`` times; the policy None is the engine's own. ``model`` is
-    the folder of a model, of which only the config is read. ``work`` is "prefill" of documents by
-    the whole scheduler, or of what the KV cache manager does by itself: "decode" of many requests,
-    "hybrid" prefill of long prompts with four groups of sliding windows beside full attention. Of
-    these two only policies and repetitions can be chosen.
+    ``policies`` in turn at every step, ``repetitions`` times; the policy None is the engine's own.
+    ``model`` is the folder of a model, of which only the config is read. ``work`` is "prefill" of
+    documents by the whole scheduler, or of what the KV cache manager does by itself: "decode" of
+    many requests, "hybrid" prefill of long prompts with four groups of sliding windows beside full
+    attention. Of these two only policies and repetitions can be chosen.
     """
 
     work: Work = "prefill"

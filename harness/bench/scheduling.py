@@ -85,7 +85,7 @@ def _prefill(order: Order, policy: str | None) -> Iterator[float]:
             yield time.process_time() - start
 
 
-def _decode(_: Order, policy: str | None) -> Iterator[float]:
+def _decode(__: Order, policy: str | None) -> Iterator[float]:
     """Yield the CPU seconds to give a running request room for one more token."""
     manager = _manager(policy, _DECODING * 16 + 512, windows=0)
     requests = [_request(str(i), 4) for i in range(_DECODING)]
@@ -104,7 +104,7 @@ def _decode(_: Order, policy: str | None) -> Iterator[float]:
             request.num_computed_tokens += 1
 
 
-def _hybrid(_: Order, policy: str | None) -> Iterator[float]:
+def _hybrid(__: Order, policy: str | None) -> Iterator[float]:
     """Yield the CPU seconds to give a long prompt its blocks, in chunks."""
     manager = _manager(policy, 3 * _LONG_BLOCKS + 400, windows=4)
     for i in range(_LONG_PROMPTS):
