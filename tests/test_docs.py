@@ -17,7 +17,7 @@ _FILES = [
     "CONTRIBUTING.md",
     "env/README.md",
     "harness/load/README.md",
-    "patches/vllm/0.32.0/README.md",
+    "patches/vllm/README.md",
 ]
 _PROGRAMS = ("make", "harness", "snakemake", "python")
 # The user's own.

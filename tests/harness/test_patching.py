@@ -1,7 +1,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -270,14 +269,3 @@ def test_real_series_gives_the_tree(engine_tree: Path, installed: dict[str, str]
     for path in manifest["patched_files"]:
         assert not os.path.islink(engine_tree / path)
     assert (engine_tree / "vllm" / "model_executor").is_symlink()
-
-
-def test_readme_counts_the_lines_of_each_patch(series: Series) -> None:
-    readme = (series.folder / "README.md").read_text()
-    for patch in series.patches:
-        lines = patch.read_text().split("\n---\n", 1)[1].splitlines()
-        added = sum(line.startswith("+") and not line.startswith("+++") for line in lines)
-        removed = sum(line.startswith("-") and not line.startswith("---") for line in lines)
-        row = re.search(rf"^\| {patch.name[:4]} \|.*\| \+(\d+) -(\d+) \|$", readme, re.MULTILINE)
-        assert row is not None, patch.name
-        assert (int(row[1]), int(row[2])) == (added, removed), patch.name
