@@ -67,7 +67,7 @@ data: env ## Download the data sets that are not there, and list all (KV_DATA na
 PYTEST = python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: env ## Run the tests, those of the patches on each version of vLLM
-	$(IN_ENV) && $(foreach v,$(filter-out $(PINNED),$(VERSIONS)),KV_VLLM=$v $(PYTEST) tests/patches && )\
+	$(IN_ENV) && $(foreach v,$(filter-out $(PINNED),$(VERSIONS)),KV_VLLM=$v $(PYTEST) -m "not engine" tests/patches && )\
 		$(PYTEST)
 
 bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 40 minutes; nothing else should run)
