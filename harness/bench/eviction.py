@@ -80,7 +80,7 @@ def run(build: Path, output: Path) -> list[Result]:
     """Measure, write the results to a file and return them.
 
     Args:
-        build: Folder for the patched tree, a model's config and vLLM's sources.
+        build: Folder for the patched tree and a model's config.
         output: The JSON file.
 
     Raises:
@@ -89,7 +89,7 @@ def run(build: Path, output: Path) -> list[Result]:
     """
     engine_tree, model = process.prepare(build)
     found = [
-        *_upstreams_benchmark(build, engine_tree),
+        *_upstreams_benchmark(engine_tree),
         *(
             result
             for work in typing.get_args(Work)
@@ -171,11 +171,10 @@ def _ghost(engine_tree: Path) -> Result:
     return Result("memory: arc, a ghost (at most one a block)", float(output[-1]), "bytes", 200)
 
 
-def _upstreams_benchmark(build: Path, engine_tree: Path) -> list[Result]:
+def _upstreams_benchmark(engine_tree: Path) -> list[Result]:
     """VLLM's own benchmark of the block pool, from its source distribution."""
     version = patching.read_manifest(engine_tree)["version"]
-
-    source = upstream.fetch_sdist(version, build)
+    source = upstream.fetch_sdist(version)
     script = (source / "benchmarks" / "benchmark_block_pool.py").resolve()
     command = [sys.executable, "-c", _RUN_POOL_BENCHMARK, str(script)]
     command += ["--num-iteration", str(_POOL_ITERATIONS)]

@@ -13,7 +13,7 @@ import pytest
 from support.manager import BLOCK_SIZE, Manager
 
 _CAPACITY = 40
-_STEPS = 5000
+_STEPS = 6500
 _KINDS: dict[str, dict[str, Any]] = {
     "full": {},
     "window": {"groups": ("full", "window")},
