@@ -174,7 +174,7 @@ def _ghost(engine_tree: Path) -> Result:
 def _upstreams_benchmark(engine_tree: Path) -> list[Result]:
     """VLLM's own benchmark of the block pool, from its source distribution."""
     version = patching.read_manifest(engine_tree)["version"]
-    source = upstream.fetch_sdist(version)
+    source = upstream.fetch_sdist(version, upstream.SDISTS)
     script = (source / "benchmarks" / "benchmark_block_pool.py").resolve()
     command = [sys.executable, "-c", _RUN_POOL_BENCHMARK, str(script)]
     command += ["--num-iteration", str(_POOL_ITERATIONS)]
