@@ -21,6 +21,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool = Pool(self.policy, _CAPACITY)
         self.running: list[tuple[list[bytes], list[Any]]] = []
         self.preempted: list[list[bytes]] = []
+        # Blocks of nobody's request, and those of them that others may still read.
+        self.held: list[Any] = []
+        self.unpinned: set[int] = set()
 
     def _start(self, hashes: list[bytes], partial: int, num_own: int) -> bool:
         started = self.pool.start(hashes, partial, num_own)
@@ -70,33 +73,65 @@ class PoolMachine(RuleBasedStateMachine):
                 FakeRequest(hashes), blocks, len(hashes) - 1, len(hashes), BLOCK_SIZE, 0
             )
 
+    @precondition(lambda self: self.pool.pool.get_num_free_blocks())
+    @rule()
+    def hold(self) -> None:
+        self.held += self.pool.pool.get_new_blocks(1)
+
+    @precondition(lambda self: self.pool.pool.get_num_free_blocks())
+    @rule(data=st.data())
+    def touch(self, data: st.DataObject) -> None:
+        free = self.pool.pool.free_block_queue.get_all_free_blocks()
+        block = free[data.draw(st.integers(0, len(free) - 1))]
+        self.pool.pool.touch([block])
+        self.unpinned.discard(block.block_id)
+        self.held.append(block)
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def unpin(self) -> None:
+        block = self.held.pop()
+        self.pool.pool.unpin_blocks([block], lambda b: self.unpinned.discard(b.block_id))
+        if block.ref_cnt == 0:
+            self.unpinned.add(block.block_id)
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def let_go(self) -> None:
+        self.pool.pool.free_blocks([self.held.pop()])
+
     @rule(block_ids=st.sets(st.integers(1, _CAPACITY), max_size=3))
     def evict(self, block_ids: set[int]) -> None:
+        hashed = {b.block_id for b in self.pool.pool.blocks if b.block_hash is not None}
         self.pool.pool.evict_blocks(block_ids)
+        self.unpinned -= block_ids & hashed
 
     @rule()
     def reset(self) -> None:
-        is_idle = not any(blocks for _, blocks in self.running)
+        is_idle = not any(blocks for _, blocks in self.running) and not self.held
         assert self.pool.pool.reset_prefix_cache() == is_idle
 
     @invariant()
     def no_block_is_lost_or_doubled(self) -> None:
         free = [b.block_id for b in self.pool.pool.free_block_queue.get_all_free_blocks()]
-        used = {b.block_id for _, blocks in self.running for b in blocks}
+        used = {b.block_id for _, blocks in [*self.running, ([], self.held)] for b in blocks}
         assert len(free) == len(set(free)) == self.pool.pool.get_num_free_blocks()
         assert sorted([*free, *used]) == list(range(1, _CAPACITY + 1))
 
     @invariant()
     def unhashed_free_blocks_come_first(self) -> None:
-        hashed = [
-            b.block_hash is not None for b in self.pool.pool.free_block_queue.get_all_free_blocks()
-        ]
+        free = self.pool.pool.free_block_queue.get_all_free_blocks()
+        hashed = [b.block_hash is not None for b in free if b.block_id not in self.unpinned]
         assert hashed == sorted(hashed)
 
     @invariant()
     def lists_keep_their_bounds(self) -> None:
-        stats = self.pool.policy.get_stats()
+        policy = self.pool.policy
+        stats = policy.get_stats()
         if "p" in stats:
+            policy.settle()
+            assert stats["t1"] + len(policy._b1) <= _CAPACITY
+            assert stats["t1"] + stats["t2"] + len(policy._b1) + len(policy._b2) <= 2 * _CAPACITY
             assert 0 <= stats["p"] <= _CAPACITY
             assert stats["t1"] + stats["b1"] <= _CAPACITY
             assert sum(stats[name] for name in ("t1", "t2", "b1", "b2")) <= 2 * _CAPACITY
@@ -105,7 +140,11 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def lists_count_every_block_in_use_and_every_hashed_one(self) -> None:
         stats = self.pool.policy.get_stats()
-        counted = [b for b in self.pool.pool.blocks[1:] if b.ref_cnt or b.block_hash is not None]
+        counted = [
+            b
+            for b in self.pool.pool.blocks[1:]
+            if b.ref_cnt or b.block_hash is not None or b.block_id in self.unpinned
+        ]
         resident = ("t1", "t2", "probation", "protected", "small", "main", "blocks")
         assert sum(stats.get(name, 0) for name in resident) == len(counted)
         assert all(bool(b.eviction_list) == (b in counted) for b in self.pool.pool.blocks[1:])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.manager import BLOCK_SIZE, Manager
 
+
 def _sizes(manager: Manager) -> tuple[float, ...]:
     stats = manager.policy.get_stats()
     return stats["t1"], stats["t2"], stats["b1"], stats["b2"]
@@ -151,3 +152,170 @@ def test_policy_is_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         parser.parse_args(["--prefix-cache-eviction-policy", "mru"])
     assert "invalid choice: 'mru'" in capsys.readouterr().err
+
+
+def _tokens(seed: int, blocks: int, tail: int = 0) -> list[int]:
+    return [seed * 1_000_000 + i for i in range(blocks * BLOCK_SIZE + tail)]
+
+
+def _run(manager: Manager, tokens: list[int]) -> None:
+    request = manager.request_for(tokens)
+    manager.schedule(request)
+    manager.free(request)
+
+
+def _cached(manager: Manager, block_hash: bytes) -> bool:
+    return manager.pool.cached_block_hash_to_block.get_one_block(block_hash) is not None
+
+
+def _keys(manager: Manager, request: Any, group: int = 0) -> list[bytes]:
+    """Return the hashes of a request's blocks in a group."""
+    from vllm.v1.core.kv_cache_utils import make_block_hashes_with_group_id, resolve_block_hashes
+
+    hashes = resolve_block_hashes(request.block_hashes, BLOCK_SIZE, manager.block_size)
+    return list(make_block_hashes_with_group_id(list(hashes), group))
+
+
+def _make_ghosts(manager: Manager, tokens: list[int], groups: tuple[int, ...]) -> None:
+    """Run a request, and others until none of its blocks is cached."""
+    hot = _tokens(99, manager.capacity // 4, 1)
+    _run(manager, hot)
+    _run(manager, hot)  # T2, so that B1 has room
+    _run(manager, tokens)
+    keys = [key for group in groups for key in _keys(manager, manager.request_for(tokens), group)]
+    for seed in range(10, 90):
+        if not any(_cached(manager, key) for key in keys):
+            break
+        _run(manager, _tokens(seed, 3, 1))
+    manager.policy.settle()
+    assert all(key in manager.policy._b1 for key in keys)
+
+
+def test_block_that_a_partial_hit_leaves_to_be_completed_is_announced() -> None:
+    manager = Manager(40, groups=("full", "mamba"))
+    shared = _tokens(1, 5)  # one block and a quarter
+    document = [*shared, *_tokens(2, 7), 1]
+    _make_ghosts(manager, document, groups=(0,))
+    _run(manager, [*shared, 7])
+    request = manager.request_for(document)
+    keys = _keys(manager, request)
+    was_ghost = [key in manager.policy._b1 for key in keys]
+    p = manager.policy.p
+    assert manager.schedule(request) == len(shared)
+    assert was_ghost == [False, True, True]
+    assert manager.lists(request) == [2, 2, 2]
+    assert manager.policy.p >= p + 2
+    assert not any(key in manager.policy._b1 for key in keys)
+
+
+def test_what_a_load_skips_is_not_announced() -> None:
+    manager = Manager(80, groups=("full", "window"))
+    tokens = _tokens(1, 10, 1)
+    _make_ghosts(manager, tokens, groups=(0, 1))
+    request = manager.request_for(tokens)
+    hits, hit, _ = manager.manager.get_computed_blocks(request)
+    manager.manager.allocate_slots(
+        request,
+        0,
+        hit,
+        hits,
+        num_external_computed_tokens=10 * BLOCK_SIZE,
+        delay_cache_blocks=True,
+    )
+    returning = manager.policy._requests[request.request_id].returning
+    # The window has two blocks, of which the last token of the load is in the second.
+    assert set(returning) == {*_keys(manager, request), *_keys(manager, request, 1)[-2:]}
+    assert manager.policy.p == 0
+    request.num_computed_tokens = 10 * BLOCK_SIZE
+    manager.manager.cache_blocks(request, 10 * BLOCK_SIZE)
+    assert manager.policy.p == 12
+    assert not returning
+
+
+def test_prompt_that_grows_is_announced_again() -> None:
+    evictions = []
+    for is_grown in (False, True):
+        manager = Manager(60)
+        first, second = _tokens(1, 2), _tokens(2, 6)
+        _make_ghosts(manager, [*first, *second, 1], groups=(0,))
+        request = manager.request_for([*first, 5] if is_grown else [*first, *second, 1])
+        if is_grown:
+            manager.schedule(request)
+            # As Scheduler._update_request_as_session() does.
+            del request._all_token_ids[len(first) :], request.block_hashes[2:]
+            request._all_token_ids.extend([*second, 1])
+            request.prompt_token_ids[:] = request._all_token_ids
+            request.num_prompt_tokens = len(request.prompt_token_ids)
+            request.update_block_hashes()
+            request.num_computed_tokens = len(first)
+            nothing = manager.manager.empty_kv_cache_blocks
+            manager.manager.allocate_slots(request, len(second) + 1, 0, nothing)
+        else:
+            manager.schedule(request)
+        evictions.append(manager.policy.get_stats())
+        assert manager.lists(request)[2:] == [2] * 6
+    assert evictions[0]["p"] == evictions[1]["p"]
+
+
+def test_hashes_are_those_of_the_tokens_as_they_are_now() -> None:
+    manager = Manager(40)
+    request = manager.request_for(_tokens(1, 6, 1))
+    hits, hit, _ = manager.manager.get_computed_blocks(request)
+    manager.manager.allocate_slots(request, 2 * BLOCK_SIZE, hit, hits)
+    request.num_computed_tokens = 2 * BLOCK_SIZE
+    del request._all_token_ids[2 * BLOCK_SIZE :], request.block_hashes[2:]
+    request._all_token_ids.extend(_tokens(7, 4, 1))
+    request.update_block_hashes()
+    manager.manager.allocate_slots(request, 4 * BLOCK_SIZE + 1)
+    before = manager.request_for(_tokens(1, 6, 1))
+    assert manager.manager.get_computed_blocks(before)[1] == 2 * BLOCK_SIZE
+    assert [_cached(manager, key) for key in _keys(manager, request)] == [True] * 6
+
+
+@pytest.mark.parametrize("policy", ["arc", "slru"])
+def test_content_that_is_computed_anew_keeps_its_order(policy: str) -> None:
+    manager = Manager(20, policy)
+    _run(manager, _tokens(1, 4, 1))
+    chain = manager.pool.cached_block_hash_to_block
+    request = manager.request_for(_tokens(1, 4, 1))
+    blocks = [chain.get_one_block(key).block_id for key in _keys(manager, request)]
+    request.skip_reading_prefix_cache = True
+    manager.schedule(request)
+    free = [block.block_id for block in manager.pool.free_block_queue.get_all_free_blocks()]
+    assert [block_id for block_id in free if block_id in blocks] == blocks[::-1]
+
+
+def test_offloads_own_pool_stays_with_lru() -> None:
+    import torch
+    from vllm.v1.kv_cache_interface import (
+        FullAttentionSpec,
+        KVCacheConfig,
+        KVCacheGroupSpec,
+        KVCacheTensor,
+    )
+    from vllm.v1.simple_kv_offload.manager import SimpleCPUOffloadScheduler
+
+    spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    on_gpu = KVCacheConfig(
+        num_blocks=10,
+        kv_cache_tensors=[
+            KVCacheTensor(size=1000, layers=[], layer_stride=0, block_stride=0, offset=0)
+        ],
+        kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+        prefix_cache_eviction_policy="arc",
+    )
+    on_cpu = SimpleCPUOffloadScheduler._derive_cpu_config(on_gpu, 20_000)
+    assert on_cpu.prefix_cache_eviction_policy == "lru"
+
+
+def test_pool_without_announcements_remembers_no_more_than_it_holds() -> None:
+    from support.pool import Pool, chain_hashes
+
+    pool = Pool("arc", 10).pool
+    for i in range(300):
+        blocks = pool.get_new_blocks(5)
+        for j, block in enumerate(blocks):
+            pool._insert_block_hash(chain_hashes(i, j)[1] + bytes(4), block, num_tokens=16)
+        pool.free_blocks(blocks)
+    policy = pool.eviction_policy
+    assert sum(map(len, policy._evicted)) + len(policy._b1) + len(policy._b2) <= 20

@@ -69,7 +69,7 @@ class Pool:
         start = len(hits)
         new_hashes: Any = make_block_hashes_with_group_id(request.block_hashes[start:], 0)
         end = len(request.block_hashes)
-        new = NewBlocks(0, start, end, new_hashes, max(0, num_own - start))
+        new = NewBlocks(0, start, end, range(start, end), new_hashes, max(0, num_own - start))
         self.policy.announce(request.request_id, [new], num_own * BLOCK_SIZE)
         self.policy.use(request.request_id, hits, 0, BLOCK_SIZE)
 
