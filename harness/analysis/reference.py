@@ -53,7 +53,13 @@ def write(config: Path, folder: Path, reference: Path) -> None:
             cell["tier"] == "replay" and cell["batch_size"] == 1
         )
         if cell["policy"] in _DRAWN and is_drawn:
-            _write(found.telemetry(cell)[_STATE], to / TELEMETRY)
+            telemetry = found.telemetry(cell)
+            if missing := [name for name in _STATE if name not in telemetry]:
+                raise HarnessError(
+                    f"{found.folder_of(cell) / TELEMETRY}: has no {' and no '.join(missing)}, as "
+                    "cells on servers had not before: measure it again"
+                )
+            _write(telemetry[_STATE], to / TELEMETRY)
     shutil.rmtree(reference, ignore_errors=True)
     os.replace(partial, reference)
 

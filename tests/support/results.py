@@ -112,7 +112,10 @@ def _write(spec: CellSpec, made: Sequence[RequestRecord] | str, folder: Path) ->
         sum(record.cached_tokens or 0 for record in ok),
     )
     folder.mkdir(parents=True)
-    records.write(folder, made, [], [], summarize(spec, made, Counters(0, 0), counted), {})
+    state = {"t1": 10.0, "p": 5.0} if spec.policy == "arc" else {}
+    telemetry = [records.TelemetryRecord(number, state) for number in (16, 32)]
+    summary = summarize(spec, made, Counters(0, 0), counted)
+    records.write(folder, made, telemetry, [], summary, {})
 
 
 def record(number: int, at_ms: float, ttft_ms: float, **changes: Any) -> RequestRecord:

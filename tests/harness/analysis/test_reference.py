@@ -42,8 +42,18 @@ def test_claims_of_what_is_kept_are_those_of_the_run(ran: Results, tmp_path: Pat
     pd.testing.assert_frame_equal(found.cells, ran.cells)
     # Nothing that was there, none of policies that nothing compares, no engine's logs.
     files = {path.name for path in kept.rglob("*") if path.is_file()}
-    assert files == {"config.yaml", "cells.csv", "policies.csv", "policies.md", "requests.parquet"}
+    assert files == {
+        *("config.yaml", "cells.csv", "policies.csv", "policies.md"),
+        *("requests.parquet", "telemetry.parquet"),
+    }
     assert not list(kept.glob("cells/**/*dbl"))
+
+
+def test_cell_without_the_policys_state_is_named(ran: Results, tmp_path: Path) -> None:
+    path = next(ran.folder.glob("cells/**/*arc/telemetry.parquet"))
+    pd.read_parquet(path).drop(columns="p").to_parquet(path)
+    with pytest.raises(HarnessError, match=r"telemetry\.parquet: has no p"):
+        reference.write(tmp_path / "ran.yaml", ran.folder, tmp_path / "kept")
 
 
 def test_what_is_missing_is_named_and_nothing_is_replaced(ran: Results, tmp_path: Path) -> None:
