@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support import lrfu
-from support.pool import Pool, chain_hashes
+from support.pool import Pool, chain_hashes, get_ghosts
 
 _CAPACITY = 12
 
@@ -130,8 +130,9 @@ class PoolMachine(RuleBasedStateMachine):
         stats = policy.get_stats()
         if "p" in stats:
             policy.settle()
-            assert stats["t1"] + len(policy._b1) <= _CAPACITY
-            assert stats["t1"] + stats["t2"] + len(policy._b1) + len(policy._b2) <= 2 * _CAPACITY
+            num_b1, num_b2 = map(len, get_ghosts(policy))
+            assert stats["t1"] + num_b1 <= _CAPACITY
+            assert stats["t1"] + stats["t2"] + num_b1 + num_b2 <= 2 * _CAPACITY
             assert 0 <= stats["p"] <= _CAPACITY
             assert stats["t1"] + stats["b1"] <= _CAPACITY
             assert sum(stats[name] for name in ("t1", "t2", "b1", "b2")) <= 2 * _CAPACITY
@@ -153,12 +154,10 @@ class PoolMachine(RuleBasedStateMachine):
     def ghosts_are_not_resident(self) -> None:
         self.pool.policy.settle()
         resident = {block.block_hash for block in self.pool.pool.blocks if block.block_hash}
-        ghosts = [
-            set(getattr(self.pool.policy, name, ()))
-            for name in ("_b1", "_b2", "_ghosts", "history")
-        ]
-        assert not resident & set().union(*ghosts)
-        assert len(set().union(*ghosts)) == sum(len(one) for one in ghosts)
+        queues = get_ghosts(self.pool.policy)
+        ghosts = set().union(*queues)
+        assert not resident & ghosts
+        assert len(ghosts) == sum(len(queue) for queue in queues)
 
 
 @pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo", lrfu.NAME])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.manager import BLOCK_SIZE, Manager
+from support.pool import get_ghosts
 
 _CAPACITY = 40
 _STEPS = 6500
@@ -73,7 +74,7 @@ class _Walk:
 
     def ghosts(self) -> set[bytes]:
         """What the policy remembers."""
-        return {h for name in ("_b1", "_b2", "_ghosts") for h in getattr(self.policy, name, ())}
+        return {block_hash for queue in get_ghosts(self.policy) for block_hash in queue}
 
     def _inserts(self, block_hash: bytes, *_: Any, **__: Any) -> None:
         self.inserted.append(block_hash)
@@ -246,7 +247,7 @@ def _state(manager: Manager) -> dict[str, Any]:
     return {
         # A hash may be in two blocks.
         "lists": sorted((block.block_hash, block.eviction_list) for block in cached),
-        "ghosts": [list(getattr(policy, name, ())) for name in ("_b1", "_b2", "_ghosts")],
+        "ghosts": get_ghosts(policy),
         **policy.get_stats(),
     }
 

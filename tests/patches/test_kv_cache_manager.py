@@ -1,10 +1,12 @@
 """What reaches the policy through vLLM's real KV cache manager, and through its command line."""
 
 import random
+from itertools import chain
 from typing import Any
 
 import pytest
 from support.manager import BLOCK_SIZE, Manager
+from support.pool import get_ghosts
 
 
 def _sizes(manager: Manager) -> tuple[float, ...]:
@@ -129,7 +131,7 @@ def test_ghosts_of_groups_are_apart() -> None:
     for name in "aabcdefg":
         manager.run(name, 6)
         manager.policy.settle()
-        remembered |= set(map(get_group_id, [*manager.policy._b1, *manager.policy._b2]))
+        remembered |= set(map(get_group_id, chain(*get_ghosts(manager.policy))))
     assert remembered == {0, 1}
 
 
@@ -188,7 +190,7 @@ def _make_ghosts(manager: Manager, tokens: list[int], groups: tuple[int, ...]) -
             break
         _run(manager, _tokens(seed, 3, 1))
     manager.policy.settle()
-    assert all(key in manager.policy._b1 for key in keys)
+    assert set(keys) <= set(get_ghosts(manager.policy)[0])
 
 
 def test_block_that_a_partial_hit_leaves_to_be_completed_is_announced() -> None:
@@ -199,13 +201,13 @@ def test_block_that_a_partial_hit_leaves_to_be_completed_is_announced() -> None:
     _run(manager, [*shared, 7])
     request = manager.request_for(document)
     keys = _keys(manager, request)
-    was_ghost = [key in manager.policy._b1 for key in keys]
+    was_ghost = [key in get_ghosts(manager.policy)[0] for key in keys]
     p = manager.policy.p
     assert manager.schedule(request) == len(shared)
     assert was_ghost == [False, True, True]
     assert manager.lists(request) == [2, 2, 2]
     assert manager.policy.p >= p + 2
-    assert not any(key in manager.policy._b1 for key in keys)
+    assert not set(keys) & set(get_ghosts(manager.policy)[0])
 
 
 def test_what_a_load_skips_is_not_announced() -> None:
@@ -232,6 +234,34 @@ def test_what_a_load_skips_is_not_announced() -> None:
     assert not returning
 
 
+def test_what_a_load_brings_back_is_not_forgotten_meanwhile() -> None:
+    adapted = []
+    for others in (0, 30):
+        manager = Manager(40)
+        tokens = _tokens(1, 10, 1)
+        _make_ghosts(manager, tokens, groups=(0,))
+        request = manager.request_for(tokens)
+        hits, hit, _ = manager.manager.get_computed_blocks(request)
+        manager.manager.allocate_slots(
+            request,
+            0,
+            hit,
+            hits,
+            num_external_computed_tokens=10 * BLOCK_SIZE,
+            delay_cache_blocks=True,
+        )
+        # Long enough to push all that was remembered out.
+        for i in range(others):
+            _run(manager, _tokens(1000 + i, 4, 1))
+        assert set(_keys(manager, request)) <= set(get_ghosts(manager.policy)[0])
+        request.num_computed_tokens = 10 * BLOCK_SIZE
+        manager.manager.cache_blocks(request, 10 * BLOCK_SIZE)
+        assert manager.lists(request) == [2] * 10
+        adapted.append(manager.policy.p)
+        assert not set(_keys(manager, request)) & set(get_ghosts(manager.policy)[0])
+    assert adapted == [10, 10]
+
+
 def test_prompt_that_grows_is_announced_again() -> None:
     evictions = []
     for is_grown in (False, True):
@@ -255,6 +285,24 @@ def test_prompt_that_grows_is_announced_again() -> None:
         evictions.append(manager.policy.get_stats())
         assert manager.lists(request)[2:] == [2] * 6
     assert evictions[0]["p"] == evictions[1]["p"]
+
+
+def test_what_a_grown_prompt_no_longer_brings_back_is_not_waited_for() -> None:
+    from vllm.v1.core.eviction.base import NewBlocks
+
+    manager = Manager(40)
+    _make_ghosts(manager, _tokens(1, 3, 1), groups=(0,))
+    policy = manager.policy
+    hashes = _keys(manager, manager.request_for(_tokens(1, 3, 1)))
+    blocks = manager.pool.get_new_blocks(2)
+    policy.announce("a", [NewBlocks(0, 0, 3, range(3), hashes, 0)])
+    policy.take(blocks)
+    policy._requests["a"].num_taken = 2
+    assert policy.get_num_pending() == 2
+    policy.announce("a", [NewBlocks(0, 0, 2, range(2), hashes[:2], 0)])
+    assert policy.get_num_pending() == 2
+    policy.announce("a", [])
+    assert policy.get_num_pending() == 0
 
 
 def test_hashes_are_those_of_the_tokens_as_they_are_now() -> None:
@@ -318,4 +366,4 @@ def test_pool_without_announcements_remembers_no_more_than_it_holds() -> None:
             pool._insert_block_hash(chain_hashes(i, j)[1] + bytes(4), block, num_tokens=16)
         pool.free_blocks(blocks)
     policy = pool.eviction_policy
-    assert sum(map(len, policy._evicted)) + len(policy._b1) + len(policy._b2) <= 20
+    assert sum(map(len, policy._evicted)) + sum(map(len, get_ghosts(policy))) <= 20

@@ -19,6 +19,13 @@ def chain_hashes(*contents: int) -> list[bytes]:
     return [name.encode().ljust(32, b".") for name in names]
 
 
+def get_ghosts(policy: Any) -> list[list[bytes]]:
+    """Return what a policy remembers, queue by queue and the oldest first."""
+    if ghosts := getattr(policy, "_ghosts", None):
+        return [list(queue) for queue in ghosts.queues]
+    return [list(getattr(policy, "history", ()))]
+
+
 class Pool:
     """A pool of ``capacity`` usable blocks and the running requests in it."""
 
