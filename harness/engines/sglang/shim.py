@@ -37,7 +37,7 @@ class Absent(metaclass=_Named):
         raise NotImplementedError(f"{type(self).__qualname__} has no build for a CPU")
 
 
-def _stand_in(name: str, owner: type | ModuleType) -> type[Absent]:
+def _stand_in(name: str, owner: type | ModuleType) -> type:
     """Make, and keep, what an owner has under a name."""
     if name.startswith("__"):
         raise AttributeError(f"{owner.__name__} has no {name}")
@@ -50,7 +50,6 @@ def _stand_in(name: str, owner: type | ModuleType) -> type[Absent]:
 class _StandIn(ModuleType):
     """A module in which every name that is asked for is an `Absent` of its own."""
 
-    __path__: list[str] = []
     __version__ = "0"
 
     def __getattr__(self, name: str) -> Any:
