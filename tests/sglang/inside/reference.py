@@ -171,7 +171,9 @@ class Reference:
             own = [leaf for leaf in leaves if not leaf.in_t2]
             return min(own, key=lambda leaf: leaf.used, default=None)
         goals = [(self.goal(leaf), leaf) for leaf in leaves]
-        reached = [(goal.used, leaf.used, leaf) for goal, leaf in goals if goal and not goal.holders]
+        reached = [
+            (goal.used, leaf.used, leaf) for goal, leaf in goals if goal and not goal.holders
+        ]
         return min(reached, key=lambda item: item[:2])[-1] if reached else None
 
     def goal(self, leaf: Node) -> Node | None:
