@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-# What runs there is not collected here: it has no SGLang.
-collect_ignore = ["inside"]
-
 _BUILD = (
     "import sys; from pathlib import Path; from harness import patching;"
     "patching._DISTRIBUTIONS['sglang'] = {'sglang': ''};"

@@ -4,8 +4,7 @@
 names from them when it is imported, for images and for kernels, none of which text on a CPU needs.
 Here these names exist, and say what is missing if one is used after all.
 
-As a program it is SGLang's own, in this process and, as the main module of those that it spawns, in
-them:
+As a program it is SGLang's own, with the stand-ins in this process and in those that it spawns:
 
     python -m harness.engines.sglang.shim serve --model-path ...
 """
@@ -82,8 +81,9 @@ def install() -> None:
         sys.meta_path.append(Finder())
 
 
-# At the top of the module, as processes that are spawned run no more of it than that.
-install()
+# Processes that are spawned have it as their main module, too, and run no more of it than this.
+if __name__ in ("__main__", "__mp_main__"):
+    install()
 
 if __name__ == "__main__":
     runpy.run_module(_SGLANG, run_name="__main__", alter_sys=False)
