@@ -47,7 +47,14 @@ except NotImplementedError as error:
 
 def test_what_is_installed_comes_first(root: Path, tmp_path: Path) -> None:
     (tmp_path / "torchvision.py").write_text("name = 'the real one'\n")
-    script = "from harness.engines.sglang import shim; shim.install(); import torchvision as t; print(t.name)"
+    script = """
+from harness.engines.sglang import shim
+
+shim.install()
+import torchvision
+
+print(torchvision.name)
+"""
     assert _run(root, script, tmp_path) == "the real one\n"
 
 
