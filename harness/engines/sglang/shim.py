@@ -9,10 +9,10 @@ As a program it is SGLang's own, with the stand-ins in this process and in those
     python -m harness.engines.sglang.shim serve --model-path ...
 """
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import runpy
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -86,4 +86,4 @@ if __name__ in ("__main__", "__mp_main__"):
     install()
 
 if __name__ == "__main__":
-    runpy.run_module(_SGLANG, run_name="__main__", alter_sys=False)
+    sys.exit(importlib.import_module(_SGLANG).main())
