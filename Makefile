@@ -26,7 +26,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda figures claims smoke figures-from-reference data test bench test-upstream lint format lock patches port versions clean
+.PHONY: help env env-cuda env-sglang env-sglang-cuda figures claims smoke figures-from-reference data test bench test-upstream lint format lock patches port versions clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -36,6 +36,12 @@ env: ## Make .venv from the pinned locks, if it is not there already
 
 env-cuda: ## The same for an NVIDIA GPU; later targets then keep to it
 	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py --target cuda
+
+env-sglang: ## Make .venv-sglang beside it, for the engine SGLang on a CPU
+	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py --target sglang
+
+env-sglang-cuda: ## The same for an NVIDIA GPU
+	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py --target sglang-cuda
 
 figures: env ## Run every experiment, draw every figure, judge every claim (CONFIG=config/cpu.yaml, CORES=all)
 	$(IN_ENV) snakemake figures --cores $(CORES) --configfile "$(CONFIG)"
@@ -97,6 +103,8 @@ lock: ## Resolve env/*.in anew into the locks (UPGRADE=1: to the newest versions
 	build/lock/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(COMPILE) env/cpu.in --overrides env/override.txt --excludes env/exclude.txt --output-file env/cpu.lock
 	$(COMPILE) env/cuda.in --overrides env/override.txt --output-file env/cuda.lock
+	$(COMPILE) env/sglang.in --excludes env/sglang-exclude.txt --output-file env/sglang.lock
+	$(COMPILE) env/sglang-cuda.in --output-file env/sglang-cuda.lock
 	$(COMPILE) env/guidellm.in --excludes env/exclude.txt --output-file env/guidellm.lock
 	$(COMPILE) env/aiperf.in --output-file env/aiperf.lock
 
@@ -117,4 +125,4 @@ versions: env ## Replay figure 3 on each version of vLLM, and compare every requ
 		harness same-hits $(foreach v,$(VERSIONS),results/versions-$(subst .,-,$v))
 
 clean: ## Remove the environment, what was built and all results
-	rm -rf .venv build results .snakemake env/bootstrap.log
+	rm -rf .venv .venv-sglang build results .snakemake env/bootstrap.log

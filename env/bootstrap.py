@@ -1,9 +1,10 @@
-"""Make the project's virtual environment, `.venv`, from the pinned locks beside this file.
+"""Make one of the project's virtual environments from the pinned locks beside this file.
 
-    python3.11 env/bootstrap.py [--target cpu|cuda]
+    python3.11 env/bootstrap.py [--target cpu|cuda|sglang|sglang-cuda]
 
-A stamp in `.venv` says what it was made from. While that holds, a run returns at once;
-otherwise `.venv` is made anew. The stamp is written last, so an interrupted run leaves none.
+The first two make `.venv`; the others `.venv-sglang`, which is for a second engine. A stamp in an
+environment says what it was made from. While that holds, a run returns at once; otherwise it is
+made anew. The stamp is written last, so an interrupted run leaves none.
 
 Only the standard library is used, and only syntax that older Pythons read, so that the wrong
 Python gets a message rather than a traceback.
@@ -45,11 +46,14 @@ class Target(NamedTuple):
     torch_lock: str | None  # for a torch that PyPI does not have
     venv_gib: int
     temp_gib: int
+    venv: str = ".venv"
 
 
 TARGETS = {
     "cpu": Target("cpu.lock", "torch-cpu.lock", venv_gib=4, temp_gib=1),
     "cuda": Target("cuda.lock", None, venv_gib=16, temp_gib=5),
+    "sglang": Target("sglang.lock", "torch-cpu.lock", venv_gib=3, temp_gib=1, venv=".venv-sglang"),
+    "sglang-cuda": Target("sglang-cuda.lock", None, venv_gib=24, temp_gib=8, venv=".venv-sglang"),
 }
 
 
@@ -133,7 +137,7 @@ def check_platform() -> None:
 
 
 def check_disk(root: Path, target: Target) -> None:
-    """Raise `SetUpError` if `.venv`, or what pip unpacks on the way to it, would not fit."""
+    """Raise `SetUpError` if the environment, or what pip unpacks for it, would not fit."""
     needs: dict[int, tuple[Path, int]] = {}
     for place, gib in (root, target.venv_gib), (Path(tempfile.gettempdir()), target.temp_gib):
         device = place.stat().st_dev
@@ -144,8 +148,8 @@ def check_disk(root: Path, target: Target) -> None:
         if free < gib:
             raise SetUpError(
                 f"The disk of {place} has {free:.1f} GiB free, and set-up needs {gib} GiB there."
-                " Free some space (an old .venv counts: rm -r .venv), or set TMPDIR to put pip's"
-                " temporary files on another disk."
+                f" Free some space (an old {target.venv} counts: rm -r {target.venv}), or set"
+                " TMPDIR to put pip's temporary files on another disk."
             )
 
 
@@ -233,14 +237,14 @@ def read_stamp(venv: Path) -> dict[str, Any]:
 
 
 class Build:
-    """One making of `.venv` under `root`, for the target named."""
+    """One making of an environment under `root`, for the target named."""
 
     def __init__(self, root: Path, name: str) -> None:
         """Read the locks; raise `OSError` if one cannot be read."""
         self.root = root
-        self.venv = root / ".venv"
-        self.python = str(self.venv / "bin" / "python")
         self.target = target = TARGETS[name]
+        self.venv = root / target.venv
+        self.python = str(self.venv / "bin" / "python")
         self.lock = root / "env" / target.lock
         self.torch_lock = root / "env" / target.torch_lock if target.torch_lock else None
         locks = [lock for lock in (self.lock, self.torch_lock) if lock]
@@ -253,7 +257,7 @@ class Build:
         }
 
     def run(self) -> None:
-        """Make `.venv`, replacing what is there, and stamp it.
+        """Make the environment, replacing what is there, and stamp it.
 
         Raises:
             SetUpError: if a stage failed.
@@ -261,7 +265,7 @@ class Build:
         requirements = self.lock.read_text()
         count = len(re.findall(r"^[\w.-]+==", requirements, re.MULTILINE))
         stages = [
-            (".venv, with pip and setuptools", self.create),
+            (f"{self.target.venv}, with pip and setuptools", self.create),
             (f"{count} packages", lambda: self.install_packages(count)),
             ("the project itself", self.install_project),
         ]
@@ -277,7 +281,7 @@ class Build:
         partial = self.venv / ".bootstrap.json.partial"
         partial.write_text(json.dumps(self.stamp, indent=1))
         partial.replace(self.venv / ".bootstrap.json")
-        say(f".venv is ready, after {time.monotonic() - start:.0f} s.")
+        say(f"{self.target.venv} is ready, after {time.monotonic() - start:.0f} s.")
 
     def create(self) -> None:
         """Make a virtual environment with nothing in it but the locked pip and setuptools."""
@@ -288,8 +292,8 @@ class Build:
             self.venv.unlink()
         elif self.venv.exists():
             shutil.rmtree(self.venv)
-        # If run by a virtual environment's Python, perhaps that of the .venv just removed, go
-        # by the Python underneath.
+        # If run by a virtual environment's Python, perhaps that of the one just removed, go by the
+        # Python underneath.
         base = getattr(sys, "_base_executable", None) or sys.executable
         status, output = self.call(base, "-I", "-m", "venv", str(self.venv))
         if status:
@@ -333,7 +337,7 @@ class Build:
             raise SetUpError(f"torch does not import: {last_line(output)}. {SEE_LOG}")
 
     def pip(self, *arguments: str, count: int = 0) -> None:
-        """Have `.venv`'s pip install something, counting up to `count` on a terminal.
+        """Have the environment's pip install something, counting up to `count` on a terminal.
 
         Raises:
             SetUpError: if pip failed; MissingError and UnreachableError tell those reasons apart.
@@ -363,7 +367,9 @@ class Build:
 
 
 def set_up(root: Path, name: str | None) -> None:
-    """Make `.venv` under `root` unless it is current. With no target named, keep the present one.
+    """Make an environment under `root` unless it is current.
+
+    With no target named it is `.venv`, with the target that it has.
 
     Raises:
         SetUpError: if it cannot be made.
@@ -371,12 +377,11 @@ def set_up(root: Path, name: str | None) -> None:
     """
     check_python()
     check_platform()
-    venv = root / ".venv"
-    build = Build(root, name or read_stamp(venv).get("target", "cpu"))
-    if read_stamp(venv) == build.stamp:
+    build = Build(root, name or read_stamp(root / ".venv").get("target", "cpu"))
+    if read_stamp(build.venv) == build.stamp:
         return
     with locked(root / "env" / ".lock"):
-        if read_stamp(venv) == build.stamp:  # made while this waited
+        if read_stamp(build.venv) == build.stamp:  # made while this waited
             return
         check_disk(root, build.target)
         build.run()
@@ -384,7 +389,9 @@ def set_up(root: Path, name: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Set up, and return the exit status: 0, 1 after a refusal, or 130 if interrupted."""
-    parser = argparse.ArgumentParser(description="Make .venv from the pinned locks.")
+    parser = argparse.ArgumentParser(
+        description="Make .venv, or for SGLang .venv-sglang, from the pinned locks."
+    )
     parser.add_argument(
         "--target", choices=TARGETS, help="default: what .venv was made for, or else cpu"
     )

@@ -18,6 +18,7 @@ _FILES = [
     "env/README.md",
     "harness/load/README.md",
     "patches/vllm/README.md",
+    "patches/sglang/README.md",
 ]
 _PROGRAMS = ("make", "harness", "snakemake", "python")
 # The user's own.
@@ -28,6 +29,7 @@ _NOT_IN_CI = {
     "bench",
     "test-upstream",
     "env-cuda",
+    "env-sglang-cuda",
     "format",
     "lock",
     "patches",

@@ -101,6 +101,8 @@ def project(tmp_path: Path) -> Path:
     )
     (env / "cuda.lock").write_text(f"{PIP}{SETUPTOOLS}torch==2 \\\n    --hash=sha256:ee\n")
     (env / "torch-cpu.lock").write_text("torch==2+cpu \\\n    --hash=sha256:ff\n")
+    for name in ("sglang.lock", "sglang-cuda.lock"):
+        (env / name).write_text(f"{PIP}{SETUPTOOLS}sglang==0 \\\n    --hash=sha256:ee\n")
     return tmp_path
 
 
@@ -197,6 +199,29 @@ def test_a_target_is_kept_until_another_is_named(
     assert run.commands == []
     boot.main(["--target", "cpu"], project)
     assert any("torch-cpu.lock" in command for command in run.commands)
+
+
+def test_the_second_engine_has_an_environment_of_its_own(
+    boot: ModuleType, run: FakeRun, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot.main([], project)
+    before = boot.read_stamp(project / ".venv")
+    run.commands.clear()
+    capsys.readouterr()
+    assert boot.main(["--target", "sglang"], project) == 0
+    assert run.commands[0].endswith(str(project / ".venv-sglang"))
+    assert ".venv-sglang is ready" in capsys.readouterr().out
+    for lock in ("torch-cpu.lock", "/sglang.lock"):
+        assert any(command.endswith(lock) for command in run.commands)
+    assert boot.read_stamp(project / ".venv") == before
+    run.commands.clear()
+    for target in ([], ["--target", "sglang"]):
+        assert boot.main(target, project) == 0
+        assert run.commands == []
+    assert boot.main(["--target", "sglang-cuda"], project) == 0
+    assert not any("torch-cpu.lock" in command for command in run.commands)
+    assert boot.read_stamp(project / ".venv-sglang")["target"] == "sglang-cuda"
+    assert boot.read_stamp(project / ".venv") == before
 
 
 @pytest.mark.parametrize("version", ["3.8.18", "3.12.1", "3.1.1"])
@@ -480,7 +505,9 @@ def entries(text: str) -> list[str]:
     return re.findall(r"^[\w.-]+==.*\n(?:\s+.*\n)*", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["cpu.lock", "torch-cpu.lock", "cuda.lock"])
+@pytest.mark.parametrize(
+    "name", ["cpu.lock", "torch-cpu.lock", "cuda.lock", "sglang.lock", "sglang-cuda.lock"]
+)
 def test_locks_hold_hashes_and_no_place(name: str) -> None:
     text = (ENV / name).read_text()
     assert entries(text)
@@ -488,17 +515,22 @@ def test_locks_hold_hashes_and_no_place(name: str) -> None:
     assert not re.search(r"^(?:-|\S*@|\S*file:)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ["cpu", "cuda", "sglang", "sglang-cuda"])
 def test_locks_hold_what_was_asked_for(name: str) -> None:
     locked = {entry.split()[0] for entry in entries((ENV / f"{name}.lock").read_text())}
     names = {pin.split("==")[0] for pin in locked}
-    asked = (ENV / "base.in").read_text() + (ENV / f"{name}.in").read_text()
-    for line in re.findall(r"^\w[\w.-]*(?:==\S+)?", asked, re.MULTILINE):
-        assert line.lower() in (locked if "==" in line else names)
+    asked = (ENV / f"{name}.in").read_text()
+    if "-r base.in" in asked:
+        asked += (ENV / "base.in").read_text()
+    lines = re.findall(r"^(\w[\w.-]*)(?:\[\w+\])?((?:==\S+)?)", asked, re.MULTILINE)
+    assert lines
+    for package, version in lines:
+        assert f"{package}{version}".lower() in (locked if version else names)
 
 
-def test_cpu_lock_leaves_out_what_is_excluded() -> None:
-    excluded = re.findall(r"^\w\S*", (ENV / "exclude.txt").read_text(), re.MULTILINE)
-    names = {entry.split("==")[0] for entry in entries((ENV / "cpu.lock").read_text())}
+@pytest.mark.parametrize(("name", "excludes"), [("cpu", ""), ("sglang", "sglang-")])
+def test_locks_for_cpus_leave_out_what_is_excluded(name: str, excludes: str) -> None:
+    excluded = re.findall(r"^\w\S*", (ENV / f"{excludes}exclude.txt").read_text(), re.MULTILINE)
+    names = {entry.split("==")[0] for entry in entries((ENV / f"{name}.lock").read_text())}
     assert "torchvision" in excluded
     assert names.isdisjoint(excluded)
