@@ -43,10 +43,13 @@ env-sglang: ## Make .venv-sglang beside it, for the engine SGLang on a CPU
 env-sglang-cuda: ## The same for an NVIDIA GPU
 	@$(NEEDS_PYTHON)$(PYTHON) env/bootstrap.py --target sglang-cuda
 
-figures: env ## Run every experiment, draw every figure, judge every claim (CONFIG=config/cpu.yaml, CORES=all)
+# A config that names SGLang needs its environment, too.
+NEEDED = env $(if $(shell grep -s "engine: *sglang" "$(CONFIG)"),env-sglang)
+
+figures: $(NEEDED) ## Run every experiment, draw every figure, judge every claim (CONFIG=config/cpu.yaml, CORES=all)
 	$(IN_ENV) snakemake figures --cores $(CORES) --configfile "$(CONFIG)"
 
-claims: env ## Say of each claim whether it was reproduced
+claims: $(NEEDED) ## Say of each claim whether it was reproduced
 	$(IN_ENV) snakemake claims --cores $(CORES) --configfile "$(CONFIG)"
 	$(IN_ENV) harness claims $(RESULTS)/claims.json
 

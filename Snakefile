@@ -11,6 +11,7 @@ from harness import model as models
 from harness import patching
 from harness import runlock
 from harness import workload as workloads
+from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
 
 if not config:
@@ -21,7 +22,13 @@ if not config:
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
 try:
     CONFIG = configs.parse(config, CONFIG_FILE)
-    SERIES = patching.find_series(CONFIG.vllm)
+    # Of each package whose cells can be measured here, and are to be on a patched engine.
+    SERIES = {
+        package: patching.find_series(
+            CONFIG.vllm if package == "vllm" else None, patching.PATCHES.with_name(package)
+        )
+        for package in CONFIG.patched_packages
+    }
 except HarnessError as error:
     sys.exit(f"error: {error}")
 
@@ -36,13 +43,13 @@ shell.prefix(
 
 # The cells that one job measures.
 GROUPS = {name: list(cells.values()) for name, cells in CONFIG.groups.items()}
-REPLAYS = {
-    (workload, seed): GROUPS[configs.replay_group(workload, seed)]
-    for workload, seed in CONFIG.replayed
-}
-ENGINE_GROUPS = [name for name, cells in GROUPS.items() if cells[0].tier != "replay"]
+REPLAY_GROUPS = [name for name, cells in GROUPS.items() if cells[0].tier == "replay"]
+ENGINE_GROUPS = [name for name in GROUPS if name not in REPLAY_GROUPS]
 RESULTS = f"results/{CONFIG.name}"
-ENGINE_TREE = f"build/engines/{SERIES.engine}-{SERIES.version}"
+ENGINE_TREES = {
+    package: f"build/engines/{package}-{series.version}"
+    for package, series in SERIES.items()
+}
 TINY_MODEL = f"build/models/{models.TINY_QWEN3}"
 FIGURES = catalogue.names(CONFIG)
 
@@ -56,8 +63,19 @@ def workload_file(tier, workload, seed):
     return f"build/workloads/{CONFIG.name}/{tier}/{workload}-s{seed}.jsonl"
 
 
-def replayed(wildcards):
-    return REPLAYS[wildcards.workload, int(wildcards.seed)]
+def workload_of(group):
+    cell = GROUPS[group][0]
+    return workload_file(cell.tier, cell.workload, cell.seed)
+
+
+def tree_of(group):
+    """The patched tree that a group's cells need; none where their package is not installed."""
+    patched = {
+        ENGINES[cell.engine].package
+        for cell in GROUPS[group]
+        if ENGINES[cell.engine].is_patched
+    }
+    return [ENGINE_TREES[package] for package in patched & ENGINE_TREES.keys()]
 
 
 def is_gpu(wildcards):
@@ -66,6 +84,8 @@ def is_gpu(wildcards):
 
 wildcard_constraints:
     group="|".join(ENGINE_GROUPS) or "none",
+    replay_group="|".join(REPLAY_GROUPS) or "none",
+    package="|".join(SERIES) or "none",
     tier="|".join(CONFIG.tiers),
     workload="|".join(CONFIG.workloads),
     figure="|".join(FIGURES) or "none",
@@ -106,19 +126,17 @@ rule figures:
 
 
 rule engine_tree:
-    """The installed vLLM, patched, beside the package that stays as it is."""
+    """An installed engine, patched, beside the package that stays as it is."""
     input:
-        SERIES.patches,
-        SERIES.folder / "series",
-        SERIES.folder / "base.sha256",
+        lambda wildcards: SERIES[wildcards.package].files,
     output:
-        directory(ENGINE_TREE),
+        directory("build/engines/{package}-{version}"),
     log:
-        "build/logs/engine_tree.log",
+        "build/logs/engine_tree/{package}/{version}.log",
     conda:
         "env/conda.yaml"
     params:
-        series=SERIES.folder,
+        series=lambda wildcards: SERIES[wildcards.package].folder,
     shell:
         "python -m harness patch build {params.series} {output} 2>&1 | tee -i {log} >&2"
 
@@ -165,16 +183,8 @@ rule engines:
     """Cells on engines of their own, which take turns; no other job runs beside."""
     input:
         model=lambda wildcards: model_input(GROUPS[wildcards.group][0].tier),
-        workload=lambda wildcards: workload_file(
-            GROUPS[wildcards.group][0].tier,
-            GROUPS[wildcards.group][0].workload,
-            GROUPS[wildcards.group][0].seed,
-        ),
-        tree=lambda wildcards: (
-            [ENGINE_TREE]
-            if any(cell.engine == "vllm" for cell in GROUPS[wildcards.group])
-            else []
-        ),
+        workload=lambda wildcards: workload_of(wildcards.group),
+        tree=lambda wildcards: tree_of(wildcards.group),
     output:
         directory(f"{RESULTS}/cells/{{group}}"),
     log:
@@ -213,26 +223,28 @@ rule replay:
     """All cells of tier replay that share a workload and seed: no clock, so they may overlap."""
     input:
         model=lambda wildcards: model_input("replay"),
-        workload=lambda wildcards: workload_file(
-            "replay", wildcards.workload, wildcards.seed
-        ),
-        tree=ENGINE_TREE,
+        workload=lambda wildcards: workload_of(wildcards.replay_group),
+        tree=lambda wildcards: tree_of(wildcards.replay_group),
     output:
-        directory(f"{RESULTS}/cells/replay-{{workload}}-s{{seed}}"),
+        directory(f"{RESULTS}/cells/{{replay_group}}"),
     log:
-        f"{RESULTS}/logs/replay-{{workload}}-s{{seed}}.log",
+        f"{RESULTS}/logs/{{replay_group}}.log",
     # Before the engines, which want the machine for themselves; the longest first.
-    priority: lambda wildcards: len(CONFIG.cells) + len(replayed(wildcards))
+    priority: lambda wildcards: len(CONFIG.cells) + len(GROUPS[wildcards.replay_group])
     conda:
         "env/conda.yaml"
     params:
         config=CONFIG_FILE,
         model=lambda wildcards, input: input.model or CONFIG.tiers["replay"].model,
-        specs=lambda wildcards: [spec.model_dump_json() for spec in replayed(wildcards)],
-        group=lambda wildcards: configs.replay_group(wildcards.workload, wildcards.seed),
+        specs=lambda wildcards: [
+            spec.model_dump_json() for spec in GROUPS[wildcards.replay_group]
+        ],
+        tree=lambda wildcards, input: (
+            f"--engine-tree {input.tree}" if input.tree else ""
+        ),
     shell:
-        "python -m harness measure {params.config} {params.group}"
-        " --model {params.model} --workload {input.workload} --engine-tree {input.tree}"
+        "python -m harness measure {params.config} {wildcards.replay_group}"
+        " --model {params.model} --workload {input.workload} {params.tree}"
         " --output {output} 2>&1 | tee -i {log} >&2"
 
 
@@ -252,9 +264,7 @@ rule bounds:
         "env/conda.yaml"
     params:
         config=CONFIG_FILE,
-        sizes=lambda wildcards: sorted(
-            {spec.cache_blocks for spec in replayed(wildcards)}
-        ),
+        sizes=lambda wildcards: CONFIG.replayed[wildcards.workload, int(wildcards.seed)],
         rivals=lambda wildcards: wildcards.workload in CONFIG.rivals,
     shell:
         "python -m harness bounds {params.config} {wildcards.workload} {wildcards.seed}"
@@ -278,7 +288,8 @@ rule policies_table:
     input:
         cells=f"{RESULTS}/cells.csv",
         bounds=[
-            f"{RESULTS}/bounds/{workload}-s{seed}.csv" for workload, seed in REPLAYS
+            f"{RESULTS}/bounds/{workload}-s{seed}.csv"
+            for workload, seed in CONFIG.replayed
         ],
     output:
         csv=f"{RESULTS}/policies.csv",

@@ -32,6 +32,7 @@ def main() -> int:
 
 def _draw(found: Results, name: str) -> None:
     entry = catalogue.FIGURES[name]
+    found = found.on(*entry.packages)
     try:
         figure = import_module(f"figures.{entry.module}").draw(found, entry)
         cells = found.cells_of(entry.tier, entry.workloads, entry.modes)

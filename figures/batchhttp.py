@@ -16,7 +16,7 @@ from figures.batchsize import one_cache, where_papers_is
 from figures.catalogue import Entry
 from harness.analysis import noise, paper
 from harness.analysis.comparisons import compare
-from harness.analysis.results import Results, not_run
+from harness.analysis.results import Results, not_run, of_patched
 from harness.analysis.stats import Estimate, Interval, blocks, mean_of, ratio_interval
 from harness.errors import HarnessError
 
@@ -37,9 +37,9 @@ def draw(results: Results, entry: Entry) -> Figure:
         return style.not_run(title, reason)
     cells = found[found["valid"]]
     invalid = len(found) - len(cells)
-    patched = cells[cells["engine"] == "vllm"]
+    patched = of_patched(cells)
     if patched.empty:
-        raise HarnessError(captions.none_valid(found[found["engine"] == "vllm"]))
+        raise HarnessError(captions.none_valid(of_patched(found)))
     patched = one_cache(patched)
     patched = online.same_seeds(patched, ("policy", "batch_size"))
     sizes = sorted(set(patched["batch_size"]))
@@ -57,7 +57,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     size = int(patched["cache_tokens"].iloc[0])
     style.face(
         figure,
-        f"{title}. {captions.engine(results, entry.tier)}, batches over HTTP. "
+        f"{title}. {captions.engine(results, entry)}, batches over HTTP. "
         f"{captions.workload(results, entry.tier, workload)}, "
         f"{captions.cache(results, entry.tier, workload, size)}{where_papers_is(patched)}; "
         f"{int(patched['requests'].iloc[0]):,} requests a cell, "

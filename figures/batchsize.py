@@ -49,9 +49,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     style.bars(axes, sizes, heights, published)
     style.face(
         figure,
-        f"{title}. Tier replay: vLLM's scheduler and block pool without a model, cache of "
-        f"{cache_tokens:,} tokens{where_papers_is(cells)}, block size "
-        f"{results.config.tiers['replay'].block_size}, {int(cells['requests'].iloc[0]):,} requests "
+        f"{title}. {captions.engine(results, entry)}, cache of {cache_tokens:,} tokens"
+        f"{where_papers_is(cells)}, {int(cells['requests'].iloc[0]):,} requests "
         f"of {workload}; {captions.over_seeds(cells['seed'])}.",
         captions.not_drawn(invalid),
     )

@@ -80,7 +80,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         ncols=2,
         fontsize="small",
     )
-    style.face(figure, *_sentences(title, cells, results, workload, invalid))
+    style.face(figure, *_sentences(entry, cells, results, workload, invalid))
     return figure
 
 
@@ -128,7 +128,7 @@ def _legend(
 
 
 def _sentences(
-    title: str, cells: pd.DataFrame, results: Results, workload: str, invalid: int
+    entry: Entry, cells: pd.DataFrame, results: Results, workload: str, invalid: int
 ) -> list[str]:
     params = results.config.workloads[workload]
     requests = sorted(set(cells["requests"]))
@@ -143,10 +143,9 @@ def _sentences(
         )
         what += f" about {params.documents} documents of {text}, {lengths}"
     what += captions.warm_up(params)
-    block_size = results.config.tiers["replay"].block_size
     said = [
-        f"{title}. Tier replay: vLLM's scheduler and block pool without a model, block size "
-        f"{block_size}, batch size 1. {what}; {captions.over_seeds(seeds)}."
+        f"{entry.title}. {captions.engine(results, entry)}, batch size 1. {what}; "
+        f"{captions.over_seeds(seeds)}."
     ]
     fewer = cells.groupby("policy")["seed"].unique()
     fewer = fewer[fewer.map(len) < len(seeds)]

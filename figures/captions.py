@@ -4,21 +4,22 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from figures.catalogue import Entry
 from harness.analysis.results import Results
-from harness.cell import Tier
-from harness.load.spec import ClosedLoop, Load, OpenLoop
+from harness.cell import ClosedLoop, Load, OpenLoop, Tier
+from harness.engines import registry
 from workloads.docqa import SYNTHETIC, DocQA
 from workloads.sharegpt import ShareGPT
 from workloads.trace import Trace
 
 
-def engine(results: Results, tier: Tier) -> str:
-    """Say what was measured on, of tiers with a real engine."""
-    settings = results.config.tiers[tier]
-    return (
-        f"Tier {tier}: real vLLM engine, model {settings.model} ({settings.dtype}), block size "
-        f"{settings.block_size}"
-    )
+def engine(results: Results, entry: Entry) -> str:
+    """Say what was measured on, of a figure of one package."""
+    (package,) = entry.packages
+    settings = results.config.tiers[entry.tier]
+    kind = registry.patched(package, entry.tier)
+    model = f", model {settings.model} ({settings.dtype})" if entry.tier != "replay" else ""
+    return f"Tier {entry.tier}: {kind.description}{model}, block size {settings.block_size}"
 
 
 def workload(results: Results, tier: Tier, name: str) -> str:
@@ -104,7 +105,8 @@ def origin(cells: pd.DataFrame) -> str:
     days = sorted({str(at)[:10] for at in measured["measured_at"]})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     machines = "; ".join(sorted(set(measured["machine"])))
-    engines = ", ".join(sorted({f"vLLM {version}" for version in measured["engine_version"]}))
+    projects = measured["engine"].map(lambda name: registry.ENGINES[name].project)
+    engines = ", ".join(sorted(set(projects + " " + measured["engine_version"].astype(str))))
     patches = sorted({str(sha)[:12] for sha in measured["patches_sha256"].dropna()})
     patched = f", patches {', '.join(patches)}" if patches else ""
     return f"Measured {when} on {machines}; {engines}{patched}."

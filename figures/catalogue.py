@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
-from harness.cell import CellSpec, Policy, Tier
+from harness.cell import CellSpec, Load, Mode, Tier
 from harness.config import Config
-from harness.load.spec import Mode
+from harness.engines.registry import ENGINES
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: ``figures.<module>.draw`` of the cells of a tier, some modes and some workloads.
+    """A figure: ``figures.<module>.draw`` of the cells of a tier, some modes and some workloads,
+    on the patched engines of some packages.
 
     There is one for a config with such cells of at least one of the workloads, on engines that have
     the policies: of ``policy``, if given, and with so many different ``loads`` or more; in batches
@@ -22,21 +23,26 @@ class Entry:
     workloads: tuple[str, ...]
     modes: tuple[Mode, ...] = ("batch",)
     loads: int = 1
-    policy: Policy | None = None
+    policy: str | None = None
+    packages: tuple[str, ...] = ("vllm",)
 
     def is_for(self, config: Config) -> bool:
         """Return whether a config has the cells for it."""
-        found = {
+        return all(len(self._loads(config, package)) >= self.loads for package in self.packages)
+
+    def _loads(self, config: Config, package: str) -> set[Load]:
+        """Return how the cells of a package for it are loaded."""
+        return {
             cell.load
             for cell in config.cells.values()
-            if cell.workload in self.workloads and self._takes(cell)
+            if ENGINES[cell.engine].package == package and self._takes(cell)
         }
-        return len(found) >= self.loads
 
     def _takes(self, cell: CellSpec) -> bool:
         return (
-            cell.tier == self.tier
-            and cell.engine != "vllm-stock"
+            cell.workload in self.workloads
+            and cell.tier == self.tier
+            and ENGINES[cell.engine].is_patched
             and cell.load.mode in self.modes
             and (self.loads > 1 or getattr(cell.load, "batch_size", 1) == 1)
             and self.policy in (None, cell.policy)
@@ -70,6 +76,28 @@ FIGURES = {
     ),
     "fig3-uniform": Entry(
         "Figure 3 with every document as likely: doc-QA", "cachesize", "replay", ("docqa-uniform",)
+    ),
+    "fig3-sglang": Entry(
+        "Figure 3 on SGLang: doc-QA, QuALITY-like",
+        "cachesize",
+        "replay",
+        (_QUALITY,),
+        packages=("sglang",),
+    ),
+    "fig3-sglang-cpu": Entry(
+        "Figure 3, measured on SGLang: doc-QA, QuALITY-like",
+        "measured",
+        "cpu",
+        (_QUALITY,),
+        ("batch-http",),
+        packages=("sglang",),
+    ),
+    "fig3-engines": Entry(
+        "ARC less LRU on both engines: doc-QA, QuALITY-like",
+        "engines",
+        "replay",
+        (_QUALITY,),
+        packages=("vllm", "sglang"),
     ),
     "fig4": Entry("Figure 4: doc-QA, WikiQA-like", "cachesize", "replay", (_WIKIQA,)),
     "fig5": Entry(

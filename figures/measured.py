@@ -13,8 +13,8 @@ from figures import captions, style
 from figures.catalogue import Entry
 from harness.analysis import noise, paper
 from harness.analysis.comparisons import Comparison, compare
-from harness.analysis.results import Results, not_run
-from harness.cell import Tier
+from harness.analysis.results import Results, not_run, of_patched
+from harness.engines import registry
 from harness.errors import HarnessError
 from workloads.docqa import DocQA
 
@@ -30,17 +30,19 @@ def draw(results: Results, entry: Entry) -> Figure:
 
     """
     (workload,), title, tier = entry.workloads, entry.title, entry.tier
-    found = results.of(tier, workload)
+    (mode,) = entry.modes
+    found = results.of(tier, workload, mode)
     found = found[found["batch_size"] == 1]
     if reason := not_run(found):
         return style.not_run(title, reason)
     cells = found[found["valid"]]
     invalid = len(found) - len(cells)
-    patched = cells[cells["engine"] == "vllm"]
-    stock = cells[cells["engine"] == "vllm-stock"]
+    patched = of_patched(cells)
+    stock = cells.drop(patched.index)
     if patched.empty:
-        raise HarnessError(captions.none_valid(found[found["engine"] == "vllm"]))
+        raise HarnessError(captions.none_valid(of_patched(found)))
     published = paper.comparable(workload)
+    project = registry.patched(entry.packages[0], tier).project
 
     style.use()
     figure = plt.figure(figsize=(14, 4.6), layout="constrained")
@@ -56,7 +58,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     _stock(hit_rate, stock, "hit_rate")
     hit_rate.set(title="(a) Hit rate", ylabel=style.HIT_RATE)
 
-    band = noise.band(results, tier, workload, "batch")
+    band = noise.band(results, tier, workload, mode)
     base = patched[patched["policy"] == "lru"].groupby("x")["ttft_mean_ms"].mean()
     if band is not None and not base.empty:
         style.noise(ttft, list(base.index), list(base), band)
@@ -75,10 +77,10 @@ def draw(results: Results, entry: Entry) -> Figure:
     for axes in (hit_rate, ttft_paper):
         axes.set_xlabel(f"KV cache size, thousand tokens{scaled}")
 
-    hit_rate.legend(handles=_legend(patched, stock), loc="lower right", frameon=True)
-    compared = [one for one in compare(results, tier, workload, "batch") if one.effect]
+    hit_rate.legend(handles=_legend(patched, stock, project), loc="lower right", frameon=True)
+    compared = [one for one in compare(results, tier, workload, mode) if one.effect]
     _differences(requests, results, compared)
-    sentences = _sentences(title, patched, results, workload, tier, invalid)
+    sentences = _sentences(entry, patched, results, workload, invalid)
     style.face(
         figure,
         *sentences,
@@ -137,11 +139,13 @@ def _stock(axes: Axes, cells: pd.DataFrame, column: str) -> None:
     axes.plot(mean.index, mean, "x", color="black", markersize=8, zorder=4)
 
 
-def _legend(patched: pd.DataFrame, stock: pd.DataFrame) -> list[Line2D]:
+def _legend(patched: pd.DataFrame, stock: pd.DataFrame, project: str) -> list[Line2D]:
     handles = [style.ours(policy) for policy in style.LABELS if policy in set(patched["policy"])]
     if not stock.empty:
         handles.append(
-            Line2D([], [], color="black", marker="x", linestyle="", label="vLLM unpatched (LRU)")
+            Line2D(
+                [], [], color="black", marker="x", linestyle="", label=f"{project} unpatched (LRU)"
+            )
         )
     handles.append(style.papers())
     if patched.groupby(["x", "policy"])["seed"].nunique().max() > 1:
@@ -160,7 +164,7 @@ def _legend(patched: pd.DataFrame, stock: pd.DataFrame) -> list[Line2D]:
 
 
 def _sentences(
-    title: str, cells: pd.DataFrame, results: Results, workload: str, tier: Tier, invalid: int
+    entry: Entry, cells: pd.DataFrame, results: Results, workload: str, invalid: int
 ) -> list[str]:
     params = results.config.workloads[workload]
     requests = f"{int(cells['requests'].iloc[0]):,}"
@@ -168,8 +172,9 @@ def _sentences(
         requests += f" of the paper's {paper.REQUESTS:,}"
     original = paper.stands_in_for(workload)
     return [
-        f"{title}. {captions.engine(results, tier)}, batch size 1. "
-        f"{captions.workload(results, tier, workload)}, {requests} requests"
+        f"{entry.title}. {captions.engine(results, entry)}, batch size 1"
+        f"{' over HTTP' if 'batch-http' in entry.modes else ''}. "
+        f"{captions.workload(results, entry.tier, workload)}, {requests} requests"
         f"{captions.warm_up(params)}, {captions.seeds(cells['seed'])}.",
         f"The paper's points are of {original}, whose prompts are longer: each is drawn at the "
         "cache that holds as many of ours."

@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 
 from figures import captions, style
 from figures.catalogue import Entry
-from harness.analysis.results import Results, not_run
+from harness.analysis.results import Results, not_run, of_patched
 from harness.analysis.stats import blocks
+from harness.cell import Load, OpenLoop
 from harness.errors import HarnessError
-from harness.load.spec import Load, OpenLoop
 
 # Of a title above a panel that is four inches wide.
 _CHARACTERS = 50
@@ -122,8 +122,7 @@ def select(results: Results, entry: Entry) -> Selection:
     missing = {}
     for workload in entry.workloads:
         for mode in entry.modes:
-            cells = results.of(entry.tier, workload, mode)
-            cells = cells[cells["engine"] == "vllm"]
+            cells = of_patched(results.of(entry.tier, workload, mode))
             if cells.empty:
                 continue
             if reason := not_run(cells):
@@ -204,7 +203,7 @@ def middle_rate(panels: Sequence[Panel]) -> list[Panel]:
 
 def setting(results: Results, entry: Entry, panels: Sequence[Panel]) -> list[str]:
     """Say what the panels were measured on and with, a sentence a workload."""
-    said = [f"{entry.title}. {captions.engine(results, entry.tier)}."]
+    said = [f"{entry.title}. {captions.engine(results, entry)}."]
     for workload in dict.fromkeys(panel.workload for panel in panels):
         own = [panel for panel in panels if panel.workload == workload]
         cells = pd.concat([panel.cells for panel in own])

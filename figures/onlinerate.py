@@ -13,8 +13,8 @@ from figures.catalogue import Entry
 from figures.online import Panel
 from harness.analysis.results import Results
 from harness.analysis.stats import cluster_interval
+from harness.cell import OpenLoop
 from harness.errors import HarnessError
-from harness.load.spec import OpenLoop
 
 _STATISTICS = {"mean": None, "median": 50.0, "90th percentile": 90.0, "99th percentile": 99.0}
 # Of the range of rates, so that whiskers do not hide each other.

@@ -102,10 +102,11 @@ def _shown(results: Results, name: str) -> Shown:
     entry = FIGURES[name]
     png = results.folder / "figures" / f"{name}.png"
     drawn = saved.read(png)
+    own = results.on(*entry.packages)
     cells = pd.concat(
         [
-            results.cells_of(entry.tier, entry.workloads, entry.modes),
-            *(results.again(entry.tier, *key) for key in product(entry.workloads, entry.modes)),
+            own.cells_of(entry.tier, entry.workloads, entry.modes),
+            *(own.again(entry.tier, *key) for key in product(entry.workloads, entry.modes)),
         ]
     )
     cells = cells.astype(object).where(cells.notna(), None)

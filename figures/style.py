@@ -22,19 +22,13 @@ from matplotlib.patches import Patch
 
 from figures import saved
 from harness.analysis.stats import Interval
+from harness.policies import POLICIES
 
-# From seaborn's colour-blind palette; the markers tell the policies apart in grey, too.
-_PALETTE = sns.color_palette("colorblind")
-COLORS = {
-    "lru": _PALETTE[7],
-    "dbl": _PALETTE[1],
-    "arc": _PALETTE[0],
-    "slru": _PALETTE[2],
-    "s3fifo": _PALETTE[4],
-}
-MARKERS = {"lru": "o", "dbl": "s", "arc": "^", "slru": "D", "s3fifo": "v"}
-LABELS = {"lru": "LRU", "dbl": "DBL", "arc": "ARC", "slru": "SLRU", "s3fifo": "S3-FIFO"}
-PAPER_POLICIES = ("lru", "dbl", "arc")
+COLORS, MARKERS, LABELS = (
+    {name: getattr(policy, look) for name, policy in POLICIES.items()}
+    for look in ("color", "marker", "label")
+)
+PAPER_POLICIES = tuple(name for name, policy in POLICIES.items() if policy.is_papers)
 HIT_RATE = "hit rate\n(cached / queried prompt tokens)"
 # Of what belongs to one batch size, out of 1.
 _GROUP_WIDTH = 0.8

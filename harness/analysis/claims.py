@@ -26,19 +26,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from scipy import stats
 
 from harness.analysis import comparisons, costmodel, paper, verdicts
 from harness.analysis.comparisons import Comparison
 from harness.analysis.noise import Noise
-from harness.analysis.results import Results, not_run
+from harness.analysis.results import Results, not_run, of_patched
 from harness.analysis.stats import CONFIDENCE, Estimate, Interval, mean_of, ratio_interval
 from harness.analysis.verdicts import Margins, Power, Verdict
-from harness.cell import Tier
+from harness.cell import Mode, Tier
+from harness.engines import registry
 from harness.errors import HarnessError
-from harness.load.spec import Mode
 
+# The package of the engine that the paper measured; claims on others have a name of their own.
+_PAPERS_PACKAGE = "vllm"
 _FILE = Path(__file__).with_name("claims.yaml")
 # Of a claim without a size: two-sided, so that no effect is called one in 1 of 200 runs.
 _DIRECTION = 0.99
@@ -47,7 +49,6 @@ _OWN_COST = 0.999
 _LEAST_SEEDS = 3
 # Cache size of the paper's figure 6, thousand tokens.
 _BATCH_CACHE = 200
-_STOCK = "vllm-stock"
 
 Quantity = Literal["hit_rate", "ttft", "batch_effect", "t1_median", "t1_swing"]
 UNITS: dict[Quantity, str] = {
@@ -93,6 +94,12 @@ class Claim(_Section):
     margins: Margins | None = None
     tolerance: float | None = None
     tiers: dict[Tier, Evidence]
+    sglang: dict[Tier, Evidence] = Field(default_factory=dict)
+
+    @property
+    def evidence(self) -> dict[str, dict[Tier, Evidence]]:
+        """By the package of the engines, where each tier's cells are."""
+        return {_PAPERS_PACKAGE: self.tiers, "sglang": self.sglang}
 
     @model_validator(mode="after")
     def _has_what_decides(self) -> "Claim":
@@ -172,12 +179,18 @@ def judge_compared(
     claims: Sequence[Claim],
 ) -> list[dict[str, Any]]:
     """Judge some claims by comparisons of the run's cells, as ``judge`` does all of them."""
-    evidence = _Evidence(results, compared, Noise(compared, history))
-    return [
-        _row(claim, tier, where, _found(evidence, claim, tier, where))
-        for claim in claims
-        for tier, where in claim.tiers.items()
-    ]
+    noise = Noise(compared, history)
+    rows = []
+    for claim in claims:
+        for package, tiers in claim.evidence.items():
+            if package not in (_PAPERS_PACKAGE, *results.packages):
+                continue
+            evidence = _Evidence(results.on(package), compared, noise)
+            rows += [
+                _row(_named(claim, package), tier, where, _found(evidence, claim, tier, where))
+                for tier, where in tiers.items()
+            ]
+    return rows
 
 
 def write(judged: Sequence[dict[str, Any]], path: Path) -> None:
@@ -201,6 +214,15 @@ def load(path: Path) -> list[dict[str, Any]]:
             f"{path}: not readable: {error}; `make claims` writes that of config cpu"
         ) from None
     return judged
+
+
+def _named(claim: Claim, package: str) -> Claim:
+    """Return a claim by the name that it has on another package than the paper's."""
+    if package == _PAPERS_PACKAGE:
+        return claim
+    project = registry.patched(package, next(iter(claim.evidence[package]))).project
+    named = {"id": f"{claim.id}-{package}", "claim": f"{project}: {claim.claim}"}
+    return claim.model_copy(update=named)
 
 
 def _row(claim: Claim, tier: Tier, where: Evidence, found: Measured | str) -> dict[str, Any]:
@@ -416,8 +438,8 @@ def _cells(results: Results, claim: Claim, tier: Tier, where: Evidence) -> pd.Da
     here = results.config.name
     if tier not in results.config.tiers:
         raise _NotRunError(f"Config {here} has no tier {tier}.")
-    cells = results.of(tier, claim.workload, where.mode)
-    cells = cells[(cells["engine"] != _STOCK) & cells["policy"].isin(["lru", "arc"])]
+    cells = of_patched(results.of(tier, claim.workload, where.mode))
+    cells = cells[cells["policy"].isin(["lru", "arc"])]
     if cells.empty:
         raise _NotRunError(f"Config {here} has no such cells.")
     if reason := not_run(cells):
@@ -425,7 +447,7 @@ def _cells(results: Results, claim: Claim, tier: Tier, where: Evidence) -> pd.Da
     if claim.over == "batch_size":
         is_papers = cells["x"].round() == _BATCH_CACHE
         cells = cells[is_papers if is_papers.any() else cells["x"] == cells["x"].min()]
-    elif where.mode == "batch":
+    elif where.mode in ("batch", "batch-http"):
         cells = cells[cells["batch_size"] == 1]
     # Requests at a trace's own times have no rate.
     return cells[cells[claim.over].notna()]

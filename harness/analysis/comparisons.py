@@ -11,12 +11,11 @@ import pandas as pd
 
 from harness.analysis import costline
 from harness.analysis.costline import Effect
-from harness.analysis.results import Results
+from harness.analysis.results import Results, of_patched
 from harness.analysis.stats import Estimate, blocks
-from harness.cell import Tier
-from harness.load.spec import Mode, OpenLoop
+from harness.cell import Mode, OpenLoop, Tier
+from harness.engines.registry import ENGINES
 
-_STOCK = "vllm-stock"
 _KEYS = ["tier", "workload", "mode", "batch_size", "request_rate", "x", "seed"]
 
 _Array = npt.NDArray[np.float64]
@@ -33,6 +32,7 @@ class Comparison:
     means in percent less 100 with what equal cells say of its error (open loop).
     """
 
+    package: str
     tier: Tier
     workload: str
     mode: Mode
@@ -58,7 +58,8 @@ class Comparison:
     @property
     def name(self) -> str:
         """What names it in every run."""
-        return f"{self.tier} {self.workload} {self.mode}{self.load} {self.x:g}"
+        on = "" if self.package == "vllm" else f" on {self.package}"
+        return f"{self.tier} {self.workload} {self.mode}{self.load} {self.x:g}{on}"
 
 
 def compare(
@@ -83,22 +84,29 @@ def compare(
 
     """
     found: list[Comparison] = []
-    known = results.cells[results.cells["mode"] != "closed-loop"]
-    keys = known[["tier", "workload", "mode"]].drop_duplicates()
-    for key in keys.itertuples(index=False, name=None):
-        wanted = (tier, workload, mode)
-        if any(one not in (None, has) for one, has in zip(wanted, key, strict=True)):
-            continue
-        cells = pd.concat([results.of(*key), results.again(*key)])
-        cells = cells[cells["valid"] & (cells["engine"] != _STOCK)]
-        cells = cells.assign(
-            x=cells["x"].round(),
-            load=[results.load(name).model_dump_json() for name in cells["cell"]],
-        )
-        for _, own in cells.groupby([*_KEYS, "load"], dropna=False, sort=False):
-            lru, arc = (own[own["policy"] == policy] for policy in ("lru", "arc"))
-            if not (lru.empty or arc.empty):
-                found.append(_comparison(results, lru, arc))
+    for package in results.packages:
+        own = results.on(package)
+        known = own.cells[own.cells["mode"] != "closed-loop"]
+        keys = known[["tier", "workload", "mode"]].drop_duplicates()
+        for key in keys.itertuples(index=False, name=None):
+            wanted = (tier, workload, mode)
+            if all(one in (None, has) for one, has in zip(wanted, key, strict=True)):
+                found += _compared(own, pd.concat([own.of(*key), own.again(*key)]))
+    return found
+
+
+def _compared(results: Results, cells: pd.DataFrame) -> list[Comparison]:
+    """Return the comparisons that cells of one package, workload and mode allow."""
+    cells = of_patched(cells[cells["valid"]])
+    cells = cells.assign(
+        x=cells["x"].round(),
+        load=[results.load(name).model_dump_json() for name in cells["cell"]],
+    )
+    found = []
+    for _, own in cells.groupby([*_KEYS, "load"], dropna=False, sort=False):
+        lru, arc = (own[own["policy"] == policy] for policy in ("lru", "arc"))
+        if not (lru.empty or arc.empty):
+            found.append(_comparison(results, lru, arc))
     return found
 
 
@@ -118,6 +126,7 @@ def _comparison(results: Results, lru: pd.DataFrame, arc: pd.DataFrame) -> Compa
             effect = costline.effect(base, policy, int(first["batch_size"]))
     of_arc = arc["hit_rate"].mean()
     return Comparison(
+        package=ENGINES[first["engine"]].package,
         tier=first["tier"],
         workload=first["workload"],
         mode=first["mode"],

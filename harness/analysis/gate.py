@@ -88,11 +88,11 @@ from pydantic import (
 )
 from scipy import stats
 
+from harness import git
 from harness.analysis import tables
 from harness.analysis.stats import holm
 from harness.analysis.verdicts import Margins, Verdict
 from harness.errors import HarnessError
-from harness.measure.provenance import git_revision
 
 LEAST_NIGHTS = 5
 STANDS_OUT = 5.0
@@ -287,7 +287,11 @@ def read_night(path: Path) -> Night:
         if measured.notna().any():
             date = measured.max().to_pydatetime()
     return Night(
-        version=_VERSION, date=date, git=git_revision(), provenance=provenance, claims=claims
+        version=_VERSION,
+        date=date,
+        git=git.revision(Path(__file__).parents[2]),
+        provenance=provenance,
+        claims=claims,
     )
 
 

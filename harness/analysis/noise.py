@@ -28,9 +28,8 @@ from scipy import stats
 from harness.analysis.comparisons import Comparison, compare
 from harness.analysis.results import Results
 from harness.analysis.stats import Estimate
-from harness.cell import Tier
+from harness.cell import Mode, Tier
 from harness.errors import HarnessError
-from harness.load.spec import Mode
 
 Quantity = Literal["hit_rate", "ttft", "own_cost"]
 COLUMNS = [

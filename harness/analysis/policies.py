@@ -20,6 +20,7 @@ from harness.analysis.bounds import Bounds, known_popularity
 from harness.analysis.hitrate import HitRate
 from harness.analysis.rivals import NAMES, replay
 from harness.analysis.stats import mean_interval
+from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
 from workloads.corpus import QUESTIONS_PER_DOCUMENT
 from workloads.docqa import DocQA
@@ -151,6 +152,8 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
 
     """
     replayed = cells[(cells["tier"] == "replay") & cells["valid"] & (cells["batch_size"] == 1)]
+    # Another engine's policies have the same names.
+    replayed = replayed[replayed["engine"].map(lambda name: ENGINES[name].package) == "vllm"]
     rows = pd.concat([replayed.assign(kind="engine"), *bounds], join="inner", ignore_index=True)
     at = ["workload", "cache_tokens", "seed"]
     engine = rows[rows["kind"] == "engine"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis import results
-from harness.cell import REQUESTS, TELEMETRY
 from harness.errors import HarnessError
+from harness.measure.records import REQUESTS, TELEMETRY
 
 _TABLES = ("cells.csv", "policies.csv", "policies.md")
 # Policies whose requests are compared one by one, and whose state is drawn.

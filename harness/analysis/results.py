@@ -1,7 +1,7 @@
 """What figures and claims are drawn from: a config, the tables of its results, its cells."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ import pandas as pd
 
 from harness import config as configs
 from harness.analysis import tables
-from harness.cell import NOT_RUN, REQUESTS, TELEMETRY, Tier
+from harness.cell import Load, Mode, Tier
 from harness.config import Config
+from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
-from harness.load.spec import Load, Mode
+from harness.measure.records import NOT_RUN, REQUESTS, TELEMETRY
 
 # Column of ``cells`` -> what it tells of a cell's origin.
 _ORIGINS = (
@@ -35,6 +36,16 @@ class Results:
     folder: Path
     cells: pd.DataFrame
     policies: pd.DataFrame
+
+    def on(self, *packages: str) -> "Results":
+        """Return the same with the cells of some packages' engines only (``Kind.package``)."""
+        package = self.cells["engine"].map(lambda engine: ENGINES[engine].package)
+        return replace(self, cells=self.cells[package.isin(packages)])
+
+    @property
+    def packages(self) -> list[str]:
+        """The packages that there are cells of."""
+        return list(dict.fromkeys(ENGINES[engine].package for engine in self.cells["engine"]))
 
     def of(self, tier: Tier, workload: str, mode: Mode = "batch") -> pd.DataFrame:
         """Return the cells of a workload, each once, to be held against each other.
@@ -155,6 +166,11 @@ def read(config: Path, folder: Path) -> Results:
         raise HarnessError(f"{folder}/policies.csv: not readable: {error}") from None
     cells = tables.read_cells(folder / "cells.csv")
     return Results(configs.load(config), folder, cells, policies)
+
+
+def of_patched(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that are of a patched engine."""
+    return cells[cells["engine"].map(lambda engine: ENGINES[engine].is_patched).astype(bool)]
 
 
 def not_run(cells: pd.DataFrame) -> str | None:

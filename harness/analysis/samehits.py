@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis import tables
-from harness.cell import REQUESTS
 from harness.errors import HarnessError
+from harness.measure.records import REQUESTS
 
 _HITS = ["cached_tokens", "cached_blocks"]
 

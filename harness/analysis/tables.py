@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis import costmodel
-from harness.cell import SUMMARY, read_provenance, read_summary
 from harness.errors import HarnessError
+from harness.measure.records import SUMMARY, read_provenance, read_summary
 
 # Column -> key in summary.json.
 _KEYS = {

@@ -8,8 +8,8 @@ out, such as the wait for a connection, is not in its error. All share the machi
 they would with a server on it, so a tool that takes much of it delays itself.
 
 Each client is a process of its own with a fresh mock. Ours is this module, run as ``python -m
-harness.bench.client ORDER_JSON``, which sends as cells do, with ``harness.load.online.drive``, to a
-mock that it starts, and leaves a ``Reply``.
+harness.bench.client ORDER_JSON``, which sends as cells do, with ``harness.load.sending``, to a mock
+that it starts, and leaves a ``Reply``.
 """
 
 import statistics
@@ -29,13 +29,12 @@ from harness.bench import mock, peers, process, results
 from harness.bench.mock import Behaviour, Truth
 from harness.bench.peers import Aiperf, Guidellm, Peer, VllmBench
 from harness.bench.results import Result
-from harness.cell import end_group
-from harness.engines.server import Server
+from harness.cell import ClosedLoop, Load, OpenLoop
+from harness.disturbance import Watch
+from harness.engines.vllm.server import VLLMServer
 from harness.errors import HarnessError
-from harness.load.client import Outcome, headers
-from harness.load.spec import ClosedLoop, Load, OpenLoop
-from harness.measure.disturbance import Watch
-from harness.measure.validity import ClientLoad
+from harness.load.client import ClientLoad, Outcome, headers
+from harness.processes import end_group
 from harness.turns import Turns
 from workloads.file import BlockRequest, BlockWorkload, Header
 
@@ -480,7 +479,7 @@ def _exchange(
 def main() -> None:
     """Send what the order on the command line says."""
     # Only here, since it takes a second and is not needed to give the order.
-    from harness.load import online
+    from harness.load import sending
 
     order = Order.model_validate_json(sys.argv[1])
     requests = tuple(
@@ -491,12 +490,12 @@ def main() -> None:
         content="blocks", name="bench", seed=_SEED, block_size=16, requests=len(requests), params={}
     )
     with mock.running(order.behaviour, order.folder) as server:
-        sent, cost = online.drive(
+        sent, cost = sending.drive(
             order.load,
             BlockWorkload(header, requests),
             [[0, i, 1, 2, 3] for i in range(order.requests)],
             _SEED,
-            Server(server.url, server.process),
+            VLLMServer(server.url, server.process),
             order.folder,
             Turns.alone(),
             Watch(),

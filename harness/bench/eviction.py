@@ -17,8 +17,7 @@ from harness import patching, upstream
 from harness.bench import process, results
 from harness.bench.results import Result
 from harness.errors import HarnessError
-
-POLICIES = ("lru", "arc", "dbl", "slru", "s3fifo")
+from harness.policies import POLICIES
 
 _CACHE_BLOCKS = 3125  # the paper's smallest cache, 50k tokens
 _REQUESTS, _REPETITIONS, _ROUNDS = 1024, 3, 5
@@ -133,7 +132,7 @@ def _scheduler(model: Path, engine_tree: Path, work: Work) -> list[Result]:
                 "ratio",
                 _TARGETS[work][policy],
             )
-            for policy in POLICIES[1:]
+            for policy in _TARGETS[work]
         ),
     ]
 

@@ -11,10 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import cell
 from harness.bench.replay import Order
-from harness.cell import CellSpec, WorkerOrder
-from harness.load import batch
+from harness.cell import CellSpec
+from harness.measure import offline, records
+from harness.measure.order import WorkerOrder
 from harness.turns import Place, Turns
 
 
@@ -30,7 +30,7 @@ def _ms_per_request(spec: CellSpec, order: Order) -> float:
     clock: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        batch.measure(
+        offline.measure(
             WorkerOrder(
                 cells={folder: spec},
                 model=str(order.model),
@@ -42,7 +42,7 @@ def _ms_per_request(spec: CellSpec, order: Order) -> float:
             Turns.alone(),
             report=lambda _: clock.append(time.process_time()),
         )
-        requests: int = cell.read_summary(folder)["requests"]
+        requests: int = records.read_summary(folder)["requests"]
     return (clock[-1] - clock[0]) / requests * 1e3
 
 

@@ -30,7 +30,7 @@ from vllm.v1.kv_cache_interface import (
 from vllm.v1.request import Request
 
 from harness.bench.eviction import Order, Timing
-from harness.engines.replay import HashedPrompt, Replay
+from harness.engines.vllm.replay import HashedPrompt, Replay
 
 _BLOCK_SIZE = 16
 # Running requests, and the tokens that each makes.

@@ -32,9 +32,8 @@ from harness.analysis.results import Results
 from harness.analysis.stats import Estimate
 from harness.bench import results
 from harness.bench.results import Result
-from harness.cell import Tier
+from harness.cell import Mode, Tier
 from harness.errors import HarnessError
-from harness.load.spec import Mode
 
 _REFERENCE = Path("reference")
 _RUNS = 200

@@ -1,1 +1,1 @@
-"""Engines under test: one file an engine behind the interface in ``base``."""
+"""Engines under test: one folder an engine, behind what ``base`` says; ``registry`` has all."""

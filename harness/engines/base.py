@@ -1,20 +1,19 @@
-"""What a load driver needs of an engine."""
+"""What an engine is to those that measure it."""
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
+from harness.cell import Tier
 from workloads.file import Request
 
-# vLLM keeps one block to itself as a placeholder.
-RESERVED_BLOCKS = 1
 # Requests are split as little as that allows: TTFT is then one forward pass.
 _MIN_BATCHED_TOKENS = 8192
-# On the CPU, vLLM wants most of the memory free before it starts unless told how much it may have.
-# The number of blocks decides how much it takes.
-CPU_KV_CACHE_BYTES = 1 << 30
 _WARM_UP_REQUESTS = 3
+_ROOT = Path(__file__).parents[2]
 
 
 def max_batched_tokens(max_model_len: int) -> int:
@@ -22,8 +21,46 @@ def max_batched_tokens(max_model_len: int) -> int:
     return max(_MIN_BATCHED_TOKENS, max_model_len)
 
 
-# What vLLM appends to the hashes of the first and, here, only KV cache group.
-_GROUP = (0).to_bytes(4, "big")
+@dataclass(frozen=True)
+class Kind:
+    """An engine, by the name that configs and cells have for it.
+
+    ``package`` is what is imported, patched or not, and ``project`` what its authors call it;
+    ``description`` is for captions; ``environment`` are variables of the process that imports it.
+    ``offline`` names the class of ``Engine`` that runs in process and ``server`` what starts a
+    ``Server``, both as ``module:name``, since to import them is to import the engine; None: it has
+    none. ``venv`` is the environment that has the package, if that is not this one.
+    """
+
+    name: str
+    package: str
+    project: str
+    description: str
+    tiers: Sequence[Tier]
+    policies: Sequence[str]
+    is_patched: bool
+    environment: Mapping[str, str]
+    offline: str | None
+    server: str | None
+    venv: str | None = None
+
+    @property
+    def python(self) -> str:
+        """The interpreter that the package is imported in."""
+        if self.venv is None:
+            return sys.executable
+        return str(_ROOT / self.venv / "bin" / "python")
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether there is such an interpreter."""
+        return Path(self.python).exists()
+
+    @property
+    def missing(self) -> str:
+        """What to say where there is none."""
+        return f"{self.project}'s environment, {self.venv}, is not there; `make env-{self.package}`"
+
 
 R = TypeVar("R", bound=Request, contravariant=True)
 
@@ -91,45 +128,3 @@ def warm_up_prompts(lengths: Sequence[int], vocabulary: int, seed: int) -> list[
     ordered = sorted(lengths)
     places = ((len(ordered) - 1) * i // (_WARM_UP_REQUESTS - 1) for i in range(_WARM_UP_REQUESTS))
     return [rng.choices(range(vocabulary), k=ordered[place]) for place in places]
-
-
-class BlockHits:
-    """Counts, at each look-up, the prompt's blocks that are cached, prefix or not.
-
-    Every engine gets the same wrapper, so it costs each of them the same.
-
-    Args:
-        cache_manager: The engine's ``KVCacheManager``, whose look-up is wrapped.
-
-    """
-
-    def __init__(self, cache_manager: Any) -> None:
-        self._found: dict[str, tuple[int, int]] = {}
-        self._pool = cache_manager.block_pool
-        self._look_up = cache_manager.get_computed_blocks
-        cache_manager.get_computed_blocks = self._counting
-
-    def of(self, request_id: str) -> tuple[int, int]:
-        """Return how many full blocks a request's prompt has and how many of them were cached."""
-        if request_id in self._found:
-            return self._found[request_id]
-        # The engine reports an id without the suffix that it appended.
-        return next(
-            hits for found, hits in self._found.items() if found.startswith(f"{request_id}-")
-        )
-
-    def clear(self) -> None:
-        """Forget what was counted."""
-        self._found.clear()
-
-    def _counting(self, request: Any, *limits: Any) -> Any:
-        # How far a look-up may reach, which some versions say, does not change what is there.
-        # The last look-up before its first blocks: later ones find the request's own.
-        if not request.num_preemptions:
-            hashes = request.block_hashes
-            # Past the pool's own look-up, which would take a good part of a replayed request.
-            # Asked for each time: a reset of the cache replaces it.
-            cache = self._pool.cached_block_hash_to_block._cache
-            cached = sum(block_hash + _GROUP in cache for block_hash in hashes)
-            self._found[request.request_id] = (len(hashes), cached)
-        return self._look_up(request, *limits)

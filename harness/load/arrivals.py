@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from harness.cell import OpenLoop
 from harness.errors import HarnessError
-from harness.load.spec import OpenLoop
 from workloads.file import Workload
 
 _NS = 1e9

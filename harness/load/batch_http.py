@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from harness.disturbance import Watch
 from harness.load.client import Body, Client, Outcome
-from harness.measure.disturbance import Watch
 from harness.turns import Turns
 
 

@@ -47,6 +47,29 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class ClientLoad:
+    """What sending the requests cost the client: CPU seconds, wall seconds, processes."""
+
+    cpu_seconds: float
+    seconds: float
+    processes: int = 1
+
+    @property
+    def cores(self) -> float:
+        """Share of a core that each process took."""
+        return self.cpu_seconds / self.seconds / self.processes if self.seconds else 0.0
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a summary says of it."""
+        return {
+            "client_cpu_seconds": self.cpu_seconds,
+            "client_processes": self.processes,
+            "client_cores": self.cores,
+        }
+
+
+@dataclass(frozen=True)
 class Body:
     """What a request sends, and what an answer to it has to have: so many tokens of each."""
 

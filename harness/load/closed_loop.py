@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.engines.server import HOST, MODEL, Server, ended
+from harness.cell import ClosedLoop
+from harness.engines.server import HOST, MODEL, Server
 from harness.errors import HarnessError
-from harness.load.client import SILENCE_SECONDS, Outcome
-from harness.load.spec import ClosedLoop
+from harness.load.client import SILENCE_SECONDS, ClientLoad, Outcome
 from harness.load.stream import Usage
-from harness.measure.validity import ClientLoad
+from harness.processes import ended
 from workloads.file import Workload
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")

@@ -28,13 +28,13 @@ from harness.load.client import (
     CONNECT_SECONDS,
     KEEP_ALIVE_SECONDS,
     SILENCE_SECONDS,
+    ClientLoad,
     Outcome,
     body,
     check_encodings,
     headers,
 )
 from harness.load.stream import CompletionStream, RequestError, Status, Usage
-from harness.measure.validity import ClientLoad
 
 _FINISHED = "sessions-finished"
 _HTTP_OK = 200

@@ -11,9 +11,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+from harness.disturbance import Watch
 from harness.load.alarm import Alarm
 from harness.load.client import Body, Client, Outcome
-from harness.measure.disturbance import Watch
 from harness.turns import Turns
 
 # Before the first request is due.

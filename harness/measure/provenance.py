@@ -11,9 +11,10 @@ from typing import Any
 
 import psutil
 
+from harness import git, patching
 from harness import model as models
-from harness import patching
-from harness.cell import CellSpec, WorkerOrder
+from harness.cell import CellSpec
+from harness.measure.order import WorkerOrder
 
 _ROOT = Path(__file__).parents[2]
 
@@ -36,7 +37,7 @@ def provenance(
     """
     return {
         "spec": spec.model_dump(),
-        "git": git_revision(),
+        "git": git.revision(_ROOT),
         "engine": {
             "version": engine_version,
             "binaries": _binaries(order, engine_file),
@@ -68,26 +69,6 @@ def _binaries(order: WorkerOrder, engine_file: str) -> str | None:
         return None
     manifest = patching.read_manifest(Path(engine_file).parents[1])
     return manifest["binaries"] if manifest["binaries"] != manifest["version"] else None
-
-
-def git_revision() -> str | None:
-    """Return the revision, with ``-dirty`` if files differ; None outside a git checkout.
-
-    A copy of the project within another repository's checkout has none.
-    """
-    # Told where its repository is, git does not look for one further up, nor in its variables.
-    repository = [f"--git-dir={_ROOT / '.git'}", f"--work-tree={_ROOT}"]
-    try:
-        run = subprocess.run(
-            ["git", *repository, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=_ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout.strip()
 
 
 def _sha256(path: Path) -> str:

@@ -14,11 +14,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.cell import PROVENANCE, REQUESTS, SUMMARY, TELEMETRY, TURNS
-from harness.load.client import Outcome
+from harness.disturbance import Turn
+from harness.errors import HarnessError
 from harness.load.stream import Status
-from harness.measure.disturbance import Turn
-from workloads.file import Request
+
+REQUESTS, TELEMETRY, TURNS, SUMMARY, PROVENANCE, ENGINE_LOG, METRICS = (
+    "requests.parquet",
+    "telemetry.parquet",
+    "turns.parquet",
+    "summary.json",
+    "provenance.json",
+    "engine.log",
+    "metrics.prom",
+)
+# How the reason of a cell begins that could not be measured here.
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -61,35 +71,6 @@ class RequestRecord:
         if self.first_token_ns is None or self.scheduled_ns is None:
             return None
         return (self.first_token_ns - self.scheduled_ns) / 1e6
-
-
-def of_outcome(
-    request: Request, warm_up: bool, scheduled_ns: int | None, outcome: Outcome
-) -> RequestRecord:
-    """Return the record of a request that a client sent to a server.
-
-    A server does not say which single blocks it holds, so there is no count of these.
-    """
-    usage = outcome.usage
-    return RequestRecord(
-        request=request.request,
-        session=request.session,
-        turn=request.turn,
-        window=request.window,
-        warm_up=warm_up,
-        scheduled_ns=scheduled_ns,
-        sent_ns=outcome.sent_ns,
-        first_byte_ns=outcome.first_byte_ns,
-        first_token_ns=outcome.first_token_ns,
-        end_ns=outcome.end_ns,
-        prompt_tokens=usage.prompt_tokens if usage else request.prompt_tokens,
-        cached_tokens=usage.cached_tokens if usage else None,
-        output_tokens=usage.output_tokens if usage else None,
-        queried_blocks=None,
-        cached_blocks=None,
-        status=outcome.status,
-        error=outcome.error,
-    )
 
 
 @dataclass(frozen=True)
@@ -149,3 +130,33 @@ def write(
         pq.write_table(pa.Table.from_pylist(rows_of_turns, schema=_TURN_SCHEMA), folder / TURNS)
     (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Return where a cell's numbers come from; nothing if it was not run.
+
+    Raises:
+        HarnessError: if the file is damaged.
+
+    """
+    try:
+        provenance: dict[str, Any] = json.loads((folder / PROVENANCE).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{folder / PROVENANCE}: not readable: {error}") from None
+    return provenance
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of a measured cell.
+
+    Raises:
+        HarnessError: if there is none.
+
+    """
+    try:
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{folder}: not a measured cell: {error}") from None
+    return summary

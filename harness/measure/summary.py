@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from harness import disturbance
 from harness.cell import CellSpec
+from harness.disturbance import Turn
 from harness.engines.base import Counters
-from harness.measure import disturbance, validity
-from harness.measure.disturbance import Turn
+from harness.load.client import ClientLoad
+from harness.measure import validity
 from harness.measure.records import RequestRecord
-from harness.measure.validity import ClientLoad
 
 
 def summarize(

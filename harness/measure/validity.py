@@ -5,13 +5,13 @@ A cell that broke one is kept, says so, and is never drawn as valid.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from harness.cell import CellSpec
 from harness.engines.base import Counters
+from harness.load.client import ClientLoad
 from harness.measure.records import RequestRecord
 
 # A request sent so long after it was due is late, and with more than one in a hundred of these the
@@ -22,29 +22,6 @@ MAX_DISPATCH_P99_MS = 20.0
 MAX_CLIENT_CORES = 0.8
 # Of a request that failed nobody knows what it found in the cache.
 MAX_ERROR_RATE = 0.0
-
-
-@dataclass(frozen=True)
-class ClientLoad:
-    """What sending the requests cost the client: CPU seconds, wall seconds, processes."""
-
-    cpu_seconds: float
-    seconds: float
-    processes: int = 1
-
-    @property
-    def cores(self) -> float:
-        """Share of a core that each process took."""
-        return self.cpu_seconds / self.seconds / self.processes if self.seconds else 0.0
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What a summary says of it."""
-        return {
-            "client_cpu_seconds": self.cpu_seconds,
-            "client_processes": self.processes,
-            "client_cores": self.cores,
-        }
 
 
 def reasons(

@@ -8,7 +8,7 @@ import pytest
 
 
 def _prompt(*contents: object, output_tokens: int = 1) -> Any:
-    from harness.engines.replay import HashedPrompt
+    from harness.engines.vllm.replay import HashedPrompt
 
     names = ["/".join(map(str, contents[: i + 1])) for i in range(len(contents))]
     hashes = [name.encode().rjust(32, b".") for name in names]
@@ -16,7 +16,7 @@ def _prompt(*contents: object, output_tokens: int = 1) -> Any:
 
 
 def _replay(model: Path, policy: str, cache_blocks: int, batch_size: int = 1) -> Any:
-    from harness.engines.replay import Replay
+    from harness.engines.vllm.replay import Replay
 
     return Replay(str(model), policy, cache_blocks, 16, max_tokens=1024, batch_size=batch_size)
 

@@ -17,10 +17,12 @@ from support.bench import Bench
 from support.processes import is_running, wait_for
 from support.records import SPEC
 
-from harness import cell
-from harness.engines import server
+from harness import processes
+from harness.cell import BatchHTTP, Load, OpenLoop
+from harness.engines import server as servers
+from harness.engines.vllm import server
 from harness.errors import HarnessError
-from harness.load.spec import BatchHTTP, Load, OpenLoop
+from harness.measure import records
 from workloads import file
 
 _BATCHES = BatchHTTP(mode="batch-http", batch_size=1)
@@ -53,7 +55,7 @@ def test_nothing_of_a_server_is_left(
     behaviour: str,
 ) -> None:
     monkeypatch.setenv("FAKE_SERVING", behaviour)
-    monkeypatch.setattr(cell, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.5)
     _serve(tmp_path)
     pids = _pids(capfd.readouterr().out)
     wait_for(lambda: not any(map(is_running, pids)))
@@ -75,7 +77,7 @@ def test_server_that_does_not_start_is_one_message(
     reason: str,
 ) -> None:
     monkeypatch.setenv("FAKE_SERVING", behaviour)
-    monkeypatch.setattr(server, "READY_SECONDS", 2.0)
+    monkeypatch.setattr(servers, "READY_SECONDS", 2.0)
     with pytest.raises(HarnessError, match=reason):
         _serve(tmp_path)
     pids = _pids(capfd.readouterr().out)
@@ -95,7 +97,7 @@ _SCRIPT = """
 import sys
 from pathlib import Path
 from harness.cell import CellSpec
-from harness.engines import server
+from harness.engines.vllm import server
 server._SERVING = "support.fake_serving"
 spec = CellSpec.model_validate_json({spec!r})
 with server.serve(spec, "m", 64, Path({folder!r}), report=print):
@@ -141,7 +143,7 @@ def test_batches_over_http_hit_what_those_in_process_hit(bench: Bench) -> None:
     times = ["scheduled_ns", "sent_ns", "first_byte_ns", "first_token_ns", "end_ns"]
     assert (requests[times].diff(axis=1)[times[1:]] >= 0).all().all()
     assert {path.name for path in served.iterdir()} == {path.name for path in in_process.iterdir()}
-    summary = cell.read_summary(served)
+    summary = records.read_summary(served)
     assert summary["valid"], summary["invalid_reason"]
     assert summary["client_cpu_seconds"] > 0
     assert "Prefix cache eviction policy: arc" in (served / "engine.log").read_text()
@@ -153,7 +155,7 @@ def test_batches_over_http_hit_what_those_in_process_hit(bench: Bench) -> None:
 @pytest.mark.engine
 def test_open_loop_on_the_stock_server(bench: Bench) -> None:
     served = bench.measure("vllm-stock", "lru", OpenLoop(mode="open-loop", request_rate=10))
-    summary = cell.read_summary(served)
+    summary = records.read_summary(served)
     # On a busy machine requests may be sent late, which is another matter.
     assert summary["invalid_reason"] == "" or summary["invalid_reason"].startswith("late dispatch")
     assert summary["completed"] == 80

@@ -11,9 +11,8 @@ from support.results import experiment, measured, record
 from figures import batchhttp
 from figures.catalogue import FIGURES
 from harness.analysis.stats import blocks
-from harness.cell import CellSpec
+from harness.cell import BatchHTTP, CellSpec
 from harness.errors import HarnessError
-from harness.load.spec import BatchHTTP
 from harness.measure import validity
 from harness.measure.records import RequestRecord
 

@@ -4,9 +4,10 @@ import pytest
 from support.results import results
 
 from figures import captions
+from figures.catalogue import FIGURES
 from harness import config
 from harness.analysis.results import Results
-from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
+from harness.cell import BatchHTTP, ClosedLoop, Load, OpenLoop
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def cpu(root: Path, tmp_path: Path) -> Results:
 
 
 def test_engine_workload_and_cache_at_a_tenth_of_the_papers_size(cpu: Results) -> None:
-    assert captions.engine(cpu, "cpu") == (
+    assert captions.engine(cpu, FIGURES["fig3-cpu"]) == (
         "Tier cpu: real vLLM engine, model tiny-qwen3 (float32), block size 32"
     )
     assert captions.workload(cpu, "cpu", "docqa-quality") == (

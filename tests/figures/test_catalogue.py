@@ -29,7 +29,11 @@ def test_config_has_the_figures_of_its_cells(root: Path) -> None:
     more = ["fig3-qmsum", "fig5-mooncake", "fig5-cpu"]
     seeds = config.load(root / "config" / "seeds.yaml")
     assert set(more) < set(catalogue.names(seeds))
-    others = [name for name in catalogue.FIGURES if name not in [*of_gpus, *more]]
+    on_sglang = ["fig3-sglang", "fig3-sglang-cpu", "fig3-engines"]
+    sglang = config.load(root / "config" / "sglang.yaml")
+    assert catalogue.names(sglang) == ["fig3", *on_sglang, "fig7"]
+    apart = [*of_gpus, *more, *on_sglang]
+    others = [name for name in catalogue.FIGURES if name not in apart]
     assert catalogue.names(cpu) == others
     measured = {"figure-3-cpu": cpu.experiments["figure-3-cpu"]}
     fewer = cpu.model_copy(update={"experiments": measured})

@@ -8,9 +8,8 @@ from support.results import CHAT, due, experiment, measured, open_loop, record
 from figures import online
 from figures.catalogue import FIGURES
 from figures.online import Panel
-from harness.cell import CellSpec
+from harness.cell import CellSpec, ClosedLoop, OpenLoop
 from harness.errors import HarnessError
-from harness.load.spec import ClosedLoop, OpenLoop
 from harness.measure import validity
 from harness.measure.records import RequestRecord
 

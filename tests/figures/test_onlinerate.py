@@ -9,9 +9,8 @@ from support.results import due, experiment, measured, open_loop
 
 from figures import onlinerate
 from figures.catalogue import FIGURES
-from harness.cell import CellSpec
+from harness.cell import CellSpec, OpenLoop
 from harness.errors import HarnessError
-from harness.load.spec import OpenLoop
 from harness.measure.records import RequestRecord
 
 _ENTRY = FIGURES["online-rate"]

@@ -242,6 +242,7 @@ def test_bounds_and_policies_are_tables(root: Path, tmp_path: Path) -> None:
     summary = {"tier": "replay", "workload": "docqa-quality", "scale": 1, "batch_size": 1}
     summary |= {
         "mode": "batch",
+        "engine": "replay",
         "policy": "lru",
         "cache_tokens": 20000,
         "seed": 43,

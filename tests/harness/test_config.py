@@ -111,10 +111,12 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ("experiments.one.cache_tokens", [5000], r"5000 tokens are less than one request"),
         ("experiments.one.workload", "other", r"'other' is none of the workloads"),
         ("rivals", ["other"], r"rivals: 'other' is none of the workloads"),
-        ("experiments.one.engine", "vllm-stock", r"vllm-stock has no policies"),
+        ("experiments.one.engine", "vllm-stock", r"vllm-stock has no policy arc, only lru"),
         ("experiments.one.seeds", [], r"seeds: .* at least 1 item"),
         ("experiments", {}, r"at least one experiment"),
         ("experiments.one.engine", "replay", r"engine replay does not run in tier cpu"),
+        ("experiments.one.engine", "sglang-replay", r"sglang-replay does not run in tier cpu"),
+        ("experiments.one.policies", ["s3fifo", "LRU"], r"'slru' or 's3fifo', not 'LRU'"),
         ("experiments.one.tier", "gpu", r"'gpu' is none of the tiers of this config \(cpu\)"),
         ("tiers.cpu.block_size", 16, r"tiers.cpu.block_size: 16: .* multiples of 32"),
         ("tiers.cpu.block_size", "x", r"tiers.cpu.block_size: .*not 'x'"),
@@ -183,7 +185,7 @@ def test_replay_groups_share_workload_and_seed() -> None:
     parsed = config.parse(content, "test")
     groups = {name: parsed.groups[name] for name in parsed.groups if name.startswith("replay-")}
     assert set(groups) == {"replay-docqa-quality-s1", "replay-docqa-quality-s2"}
-    assert parsed.replayed == [("docqa-quality", 1), ("docqa-quality", 2)]
+    assert parsed.replayed == {("docqa-quality", seed): [3125, 6250] for seed in (1, 2)}
     assert all(len(cells) == 2 * 2 * 2 for cells in groups.values())
     replayed = [cell for cells in groups.values() for cell in cells.values()]
     assert {(cell.engine, cell.tier, cell.scale) for cell in replayed} == {("replay", "replay", 1)}

@@ -10,8 +10,7 @@ from pathlib import Path
 import yaml
 
 from harness import config, workload
-from harness.cell import CellSpec
-from harness.load.spec import Batch, Load
+from harness.cell import Batch, CellSpec, Load
 from workloads import file
 
 _SINGLE = Batch(batch_size=1)

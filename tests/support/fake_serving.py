@@ -1,4 +1,6 @@
-"""Stands in for ``harness.engines.serving`` to prove what starts and ends a server; serves nothing.
+"""Stands in for ``harness.engines.vllm.serving`` to prove what starts and ends a server.
+
+It serves nothing.
 
 ``FAKE_SERVING`` says how it behaves. It answers /health, and of the rest only what a cell asks for
 before its first request.
@@ -12,7 +14,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from harness.engines.worker import die_with
+from harness.processes import die_with
 
 _METRICS = """
 vllm:prefix_cache_queries_total{engine="0"} 0.0

@@ -1,4 +1,4 @@
-"""Stands in for ``harness.engines.worker`` to prove what its supervisor does; measures nothing.
+"""Stands in for ``harness.measure.worker`` to prove what its supervisor does; measures nothing.
 
 ``FAKE_WORKER`` says how it behaves.
 """
@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 
-from harness.cell import SUMMARY, WorkerOrder
-from harness.engines.worker import die_with
+from harness.measure.order import WorkerOrder
+from harness.measure.records import SUMMARY
+from harness.processes import die_with
 from harness.turns import Turns
 
 

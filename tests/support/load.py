@@ -10,7 +10,7 @@ import psutil
 
 from harness.bench import mock
 from harness.bench.mock import Behaviour, Mock, Truth
-from harness.engines.server import Server
+from harness.engines.vllm.server import VLLMServer
 from harness.load.client import Body, Client, Outcome, body, connect
 from workloads.file import Header, TextRequest, TextWorkload
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 PROMPT_TOKENS = 40
 
 
-class Stand(Server):
+class Stand(VLLMServer):
     """A mock, as the load drivers know a server."""
 
     def __init__(self, server: Mock) -> None:

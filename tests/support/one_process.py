@@ -10,8 +10,8 @@ from pathlib import Path
 from vllm.distributed import cleanup_dist_env_and_memory
 
 from harness import config
-from harness.cell import WorkerOrder
-from harness.load import batch
+from harness.measure import offline
+from harness.measure.order import WorkerOrder
 from harness.turns import Turns, places
 
 
@@ -31,7 +31,7 @@ def main() -> None:
                 progress_fd=-1,
                 place=place,
             )
-            batch.measure(order, Turns(place), report=print)
+            offline.measure(order, Turns(place), report=print)
             cleanup_dist_env_and_memory()
 
 

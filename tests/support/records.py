@@ -1,8 +1,7 @@
 """A cell and its requests, made up."""
 
-from harness.cell import CellSpec
+from harness.cell import Batch, CellSpec
 from harness.engines.base import Counters
-from harness.load.spec import Batch
 from harness.measure.records import RequestRecord
 
 SPEC = CellSpec(

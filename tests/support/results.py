@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness import cell, config
+from harness import config
 from harness.analysis import tables
 from harness.analysis.results import Results
 from harness.cell import CellSpec
 from harness.config import Config
 from harness.engines.base import Counters
-from harness.measure import records
+from harness.measure import records, supervisor
 from harness.measure.records import RequestRecord
 from harness.measure.summary import summarize
 
@@ -104,7 +104,7 @@ def measured(
 
 def _write(spec: CellSpec, made: Sequence[RequestRecord] | str, folder: Path) -> None:
     if isinstance(made, str):
-        cell.write_not_run({".": spec}, made, folder)
+        supervisor.write_not_run({".": spec}, made, folder)
         return
     ok = [record for record in made if record.status == "ok"]
     counted = Counters(

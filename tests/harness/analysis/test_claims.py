@@ -13,9 +13,8 @@ from harness.analysis import claims, comparisons, costmodel, noise
 from harness.analysis.claims import Claim, Evidence, Measured, Point
 from harness.analysis.results import Results
 from harness.analysis.stats import Estimate
-from harness.cell import CellSpec
+from harness.cell import CellSpec, OpenLoop
 from harness.errors import HarnessError
-from harness.load.spec import OpenLoop
 from harness.measure.records import RequestRecord
 
 _COUNT = 256

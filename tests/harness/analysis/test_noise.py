@@ -38,6 +38,7 @@ def _comparison(effect: Effect | None = None, **changes: Any) -> Comparison:
         "request_rate": None,
         "load": "1",
         "x": 50.0,
+        "package": "vllm",
         "seed": 42,
         "measured": "2026-11-10",
         "machine": "A CPU",

@@ -12,7 +12,8 @@ from workloads.file import BlockRequest, BlockWorkload, Header
 
 
 def _cells(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    always = {"tier": "replay", "workload": "w", "batch_size": 1, "cache_tokens": 1600}
+    always: dict[str, Any] = {"tier": "replay", "engine": "replay", "workload": "w"}
+    always |= {"batch_size": 1, "cache_tokens": 1600}
     return pd.DataFrame(
         [always | {"valid": True, "hit_rate_per_block": row["hit_rate"]} | row for row in rows]
     )

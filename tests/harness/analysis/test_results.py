@@ -15,9 +15,8 @@ from support.results import (
 )
 
 from harness.analysis.results import Results
-from harness.cell import CellSpec
+from harness.cell import CellSpec, ClosedLoop, OpenLoop
 from harness.errors import HarnessError
-from harness.load.spec import ClosedLoop, OpenLoop
 from harness.measure.records import RequestRecord
 
 

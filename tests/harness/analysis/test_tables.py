@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import cell, cli
+from harness import cli
 from harness.analysis import tables
-from harness.cell import CellSpec
+from harness.cell import Batch, CellSpec
 from harness.errors import HarnessError
-from harness.load.spec import Batch
+from harness.measure import supervisor
 
 # What other programs rely on.
 _COLUMNS = (
@@ -152,7 +152,7 @@ def test_cell_that_was_not_run_is_a_row_that_says_so(tmp_path: Path) -> None:
         model="m",
         dtype="float32",
     )
-    cell.write_not_run({spec.id: spec}, "no network", tmp_path / "group")
+    supervisor.write_not_run({spec.id: spec}, "no network", tmp_path / "group")
     tables.write_cells([tmp_path / "group"], tmp_path / "cells.csv")
     (row,) = tables.read_cells(tmp_path / "cells.csv").to_dict("records")
     assert row["invalid_reason"] == "not run: no network"

@@ -8,9 +8,9 @@ from harness.bench.mock import Behaviour, Truth
 from harness.bench.peers import Load as PeerLoad
 from harness.bench.peers import Peer, PeerRun
 from harness.bench.results import Result
+from harness.cell import ClosedLoop, OpenLoop
 from harness.errors import HarnessError
 from harness.load.client import Outcome
-from harness.load.spec import ClosedLoop, OpenLoop
 from harness.load.stream import Usage
 
 _MS = 1_000_000

@@ -8,9 +8,10 @@ from harness import config
 from harness.bench import process, replay, replaying
 from harness.bench.process import Cost
 from harness.bench.replay import Order
-from harness.cell import CellSpec, WorkerOrder
+from harness.cell import CellSpec
 from harness.errors import HarnessError
-from harness.load import batch
+from harness.measure import offline
+from harness.measure.order import WorkerOrder
 from harness.turns import Turns
 from workloads import datasets
 
@@ -139,7 +140,7 @@ def test_only_the_loop_is_timed(
         ((folder, _),) = order.cells.items()
         (folder / "summary.json").write_text('{"requests": 500}')
 
-    monkeypatch.setattr(batch, "measure", measure)
+    monkeypatch.setattr(offline, "measure", measure)
     monkeypatch.setattr(replaying.time, "process_time", lambda: clock[0])
     cells = [spec for spec in _CONFIG.cells.values() if spec.workload == "docqa-uniform"][:2]
     order = Order(model=tmp_path, workloads={"docqa-uniform": tmp_path}, cells=cells)

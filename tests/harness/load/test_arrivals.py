@@ -2,9 +2,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from harness.cell import OpenLoop
 from harness.errors import HarnessError
 from harness.load.arrivals import offsets_ns
-from harness.load.spec import OpenLoop
 from workloads.file import Header, TextRequest, TextWorkload
 
 _COUNT = 20_000

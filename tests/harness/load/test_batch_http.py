@@ -6,9 +6,9 @@ import pytest
 from support.load import Stand, bodies, by_request, in_order, stand, with_client
 
 from harness.bench.mock import Behaviour, Truth
+from harness.disturbance import Watch
 from harness.load import batch_http
 from harness.load.client import Client, Outcome
-from harness.measure.disturbance import Watch
 from harness.turns import Turns
 
 

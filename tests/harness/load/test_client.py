@@ -12,6 +12,7 @@ from support.load import bodies, by_request, in_order, one_by_one, stand, with_c
 from support.scripted import CASES, scripted
 
 from harness.bench.mock import Behaviour
+from harness.cell import Batch, BatchHTTP, ClosedLoop, OpenLoop
 from harness.engines.server import READY_SECONDS
 from harness.load.client import (
     CONNECT_SECONDS,
@@ -22,7 +23,6 @@ from harness.load.client import (
     connect,
     headers,
 )
-from harness.load.spec import Batch, BatchHTTP, ClosedLoop, OpenLoop
 from harness.load.stream import Status, Usage
 from harness.measure import validity
 

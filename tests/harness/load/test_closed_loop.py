@@ -31,12 +31,12 @@ from support.processes import wait_for
 from support.scripted import CASES, scripted
 
 from harness.bench.mock import Behaviour, Truth
+from harness.cell import ClosedLoop
+from harness.engines.vllm.server import VLLMServer
 from harness.errors import HarnessError
 from harness.load import closed_loop
-from harness.load.client import Outcome
-from harness.load.spec import ClosedLoop
-from harness.measure import records
-from harness.measure.validity import ClientLoad
+from harness.load.client import ClientLoad, Outcome
+from harness.measure import records, served
 from workloads.file import Workload
 
 
@@ -188,7 +188,7 @@ def test_faults_of_the_mock_as_the_other_client_sees_them(
             if one.status != "reset" or name not in ("first_byte_ns", "first_token_ns"):
                 assert type(value) is type(asdict(other)[name]), name
     request = workload(requests=1).requests[0]
-    rows = [records.of_outcome(request, False, None, outcome) for outcome in outcomes]
+    rows = [served.of_outcome(request, False, None, outcome) for outcome in outcomes]
     records.write(tmp_path, rows, [], [], {}, {})
 
 
@@ -230,7 +230,7 @@ def test_what_is_found_from_here_is_found_from_where_locust_runs(
 def test_nobody_listens(tmp_path: Path) -> None:
     with socket.socket() as probe, subprocess.Popen(["sleep", "60"]) as process:
         probe.bind(("127.0.0.1", 0))
-        server = closed_loop.Server(f"http://127.0.0.1:{probe.getsockname()[1]}", process)
+        server = VLLMServer(f"http://127.0.0.1:{probe.getsockname()[1]}", process)
         try:
             outcomes, _, _ = _drive(server, workload(requests=2), tmp_path)
         finally:

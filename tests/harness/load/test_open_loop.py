@@ -8,9 +8,9 @@ import numpy as np
 from support.load import Stand, bodies, by_request, in_order, stand, with_client
 
 from harness.bench.mock import Behaviour
+from harness.disturbance import Watch
 from harness.load import open_loop
 from harness.load.client import Client, Outcome
-from harness.measure.disturbance import Watch
 from harness.turns import Turns, places
 
 _MS = 1_000_000

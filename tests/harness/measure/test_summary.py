@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from support.records import AFTER, FRESH, ROWS, SPEC
 
+from harness.cell import OpenLoop
 from harness.engines.base import Counters
-from harness.load.spec import OpenLoop
+from harness.load.client import ClientLoad
 from harness.measure.summary import summarize
-from harness.measure.validity import ClientLoad
 
 
 def test_summary_of_known_rows() -> None:

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 from support.records import AFTER, FRESH, ROWS, SPEC
 
+from harness.cell import OpenLoop
 from harness.engines.base import Counters
-from harness.load.spec import OpenLoop
+from harness.load.client import ClientLoad
 from harness.measure import validity
 from harness.measure.records import RequestRecord
-from harness.measure.validity import ClientLoad
 
 _OPEN = SPEC.model_copy(update={"load": OpenLoop(mode="open-loop", request_rate=1)})
 _DROPPED = replace(ROWS[3], status="dropped", error="x", cached_tokens=None)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
-from cache import Cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sglang.srt.managers.schedule_batch import Req
 
+from harness.engines.sglang.cache import Cache
 from reference import Page, Reference, Request
 
 Running = tuple[Req, Request]

@@ -3,7 +3,7 @@
 import json
 import random
 
-from cache import Cache
+from harness.engines.sglang.cache import Cache
 
 found = {}
 for policy in ("lru", "lfu", "slru", "priority"):

@@ -20,19 +20,19 @@ from support.records import SPEC
 
 from harness import model as models
 from harness.bench.mock import Behaviour
-from harness.cell import WorkerOrder
-from harness.engines import server as servers
+from harness.cell import BatchHTTP, ClosedLoop, Load, OpenLoop
+from harness.disturbance import Watch
+from harness.engines.vllm import server as servers
 from harness.errors import HarnessError
-from harness.load import arrivals, online
-from harness.load.client import Outcome, connect
-from harness.load.spec import BatchHTTP, ClosedLoop, Load, OpenLoop
-from harness.measure import records, validity
-from harness.measure.disturbance import Watch
+from harness.load import arrivals, sending
+from harness.load.client import ClientLoad, Outcome, connect
+from harness.load.stream import Usage
+from harness.measure import served, validity
+from harness.measure.order import WorkerOrder
 from harness.measure.summary import summarize
-from harness.measure.validity import ClientLoad
 from harness.turns import Place, Turns
 from workloads import file
-from workloads.file import TextWorkload
+from workloads.file import TextRequest, TextWorkload
 
 _BATCHES = BatchHTTP(mode="batch-http", batch_size=4)
 _EIGHT = ClosedLoop(mode="closed-loop", users=8, think_time_mean=0.01)
@@ -47,7 +47,7 @@ def _drive(
     server: Stand, load: Load, work: TextWorkload, folder: Path, seed: int = 1
 ) -> tuple[list[tuple[int | None, Outcome]], ClientLoad]:
     given = prompts(len(work.requests))
-    return online.drive(
+    return sending.drive(
         load, work, given, seed, server, folder, Turns.alone(), Watch(), lambda: None
     )
 
@@ -59,7 +59,7 @@ def _summarize(
     fresh = server.counters()
     sent, cost = _drive(server, load, work, folder)
     rows = [
-        records.of_outcome(request, False, scheduled_ns, outcome)
+        served.of_outcome(request, False, scheduled_ns, outcome)
         for request, (scheduled_ns, outcome) in zip(work.requests, sent, strict=True)
     ]
     spec = SPEC.model_copy(update={"load": load})
@@ -129,7 +129,7 @@ def test_a_thousand_streams_at_a_time_are_each_counted_once(tmp_path: Path) -> N
 def test_requests_beyond_the_descriptors_are_dropped_and_in_no_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(online, "_raise_descriptor_limit", lambda: 3)
+    monkeypatch.setattr(sending, "_raise_descriptor_limit", lambda: 3)
     with stand(Behaviour(ttft_ms=500), tmp_path / "mock") as server:
         summary, outcomes = _summarize(server, _open(50.0), workload(requests=10), tmp_path)
         assert len(server.mock.truth()) == 3
@@ -236,7 +236,7 @@ class _Cell:
             progress_fd=-1,
             place=Place(0, -1, (-1,)),
         )
-        online.measure(order, Turns.alone(), report)
+        served.measure(order, Turns.alone(), report)
         summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
         return summary
 
@@ -308,7 +308,7 @@ def test_cell_that_is_valid_leaves_its_files(cell: _Cell) -> None:
 def test_server_that_cannot_be_trusted_makes_the_cell_invalid(
     cell: _Cell, monkeypatch: pytest.MonkeyPatch, behaviour: dict[str, int], reasons: list[str]
 ) -> None:
-    monkeypatch.setattr(online, "connect", functools.partial(connect, silence_seconds=1.0))
+    monkeypatch.setattr(sending, "connect", functools.partial(connect, silence_seconds=1.0))
     summary = cell.measure(Behaviour.model_validate({"ttft_ms": 20} | behaviour))
     assert not summary["valid"]
     assert summary["invalid_reason"] == "; ".join(reasons)
@@ -358,3 +358,19 @@ def test_server_that_dies_leaves_no_summary(cell: _Cell) -> None:
     with pytest.raises(HarnessError, match="died with exit code 3 while requests were under way"):
         cell.measure(Behaviour(ttft_ms=20, die_after=10))
     assert not (cell.folder / "summary.json").exists()
+
+
+def test_record_of_an_outcome() -> None:
+    request = TextRequest(
+        request=3, session=1, turn=2, prompt_tokens=100, output_tokens=4, parts=("d",)
+    )
+    ok = Outcome("ok", None, 20, 30, 40, 50, Usage(101, 32, 4))
+    row = served.of_outcome(request, True, 10, ok)
+    assert (row.request, row.session, row.turn, row.warm_up) == (3, 1, 2, True)
+    assert (row.scheduled_ns, row.sent_ns, row.first_byte_ns) == (10, 20, 30)
+    assert (row.prompt_tokens, row.cached_tokens, row.output_tokens) == (101, 32, 4)
+    assert (row.ttft_ms, row.ttft_scheduled_ms) == (20 / 1e6, 30 / 1e6)
+    dropped = served.of_outcome(request, False, 10, Outcome("dropped", "full"))
+    assert (dropped.status, dropped.error) == ("dropped", "full")
+    assert (dropped.prompt_tokens, dropped.cached_tokens) == (100, None)
+    assert dropped.ttft_ms is dropped.ttft_scheduled_ms is None

@@ -1,8 +1,8 @@
 import pytest
 
 from harness.engines.base import Counters
+from harness.engines.vllm import counters
 from harness.errors import HarnessError
-from harness.measure import counters
 
 
 def _metric(name: str, *values: float, created: float | None = None) -> str:

@@ -19,15 +19,13 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from harness.cell import CellSpec
+from harness.cell import Batch, CellSpec
 from harness.engines.base import (
-    RESERVED_BLOCKS,
-    BlockHits,
     Completion,
     Counters,
     max_batched_tokens,
 )
-from harness.load.spec import Batch
+from harness.engines.vllm.blocks import RESERVED_BLOCKS, BlockHits
 from workloads.file import BlockRequest, BlockWorkload, longest
 
 _OUTPUT_TOKEN = 0

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from support.processes import is_running, wait_for
 
-from harness import cell
-from harness.cell import CellSpec
+from harness import processes
+from harness.cell import Batch, CellSpec
 from harness.errors import HarnessError
-from harness.load.spec import Batch
+from harness.measure import records, supervisor
 
 SPEC = CellSpec(
     tier="cpu",
@@ -32,13 +32,13 @@ SPEC = CellSpec(
 
 @pytest.fixture
 def folder(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cell, "_WORKER", "support.fake_worker")
+    monkeypatch.setattr(supervisor, "_WORKER", "support.fake_worker")
     monkeypatch.setenv("PYTHONPATH", str(root / "tests"))
     return tmp_path / "cells" / "c"
 
 
 def _run(folder: Path) -> None:
-    cell.run(
+    supervisor.run(
         {".": SPEC},
         model="m",
         workload=Path("w.jsonl"),
@@ -50,7 +50,7 @@ def _run(folder: Path) -> None:
 
 def _run_three(folder: Path) -> None:
     policies = {"a": "lru", "b": "arc", "c": "dbl"}
-    cell.run(
+    supervisor.run(
         {name: SPEC.model_copy(update={"policy": given}) for name, given in policies.items()},
         model="m",
         workload=Path("w.jsonl"),
@@ -73,7 +73,7 @@ def test_whole_folder_or_none(
     monkeypatch.setenv("MKL_NUM_THREADS", "2")
     _run(folder)
     assert {path.name for path in folder.iterdir()} == {"summary.json", "engine.log"}
-    assert cell.read_summary(folder) == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    assert records.read_summary(folder) == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     assert list(folder.parent.iterdir()) == [folder]
     # The child that the worker left behind is gone as well.
     wait_for(lambda: not any(map(is_running, _pids(capsys.readouterr().err))))
@@ -96,8 +96,8 @@ def test_dead_or_hung_engine_is_one_message_with_its_log(
     reason: str,
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER", behaviour)
-    monkeypatch.setattr(cell, "STALL_SECONDS", 2.0)
-    monkeypatch.setattr(cell, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "STALL_SECONDS", 2.0)
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.5)
     with pytest.raises(HarnessError, match=f"(?s){reason}") as raised:
         _run(folder)
     log = folder.parent / "c.failed.log"
@@ -140,7 +140,7 @@ def test_one_that_hangs_within_its_turn_ends_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER", "one hangs")
-    monkeypatch.setattr(cell, "STALL_SECONDS", 4.0)
+    monkeypatch.setattr(supervisor, "STALL_SECONDS", 4.0)
     reason = "the engine showed no progress for 4 s, nor did those that it takes turns with"
     with pytest.raises(HarnessError, match=reason):
         _run_three(folder)
@@ -157,11 +157,12 @@ import sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from harness import cell, cli
+from harness import cli
+from harness.measure import supervisor
 from harness.cell import CellSpec
-cell._WORKER = "support.fake_worker"
+supervisor._WORKER = "support.fake_worker"
 spec = CellSpec.model_validate_json({spec!r})
-cli._measure = lambda arguments: cell.run(
+cli._measure = lambda arguments: supervisor.run(
     {{".": spec}},
     model="m",
     workload=Path("w"),
@@ -206,4 +207,4 @@ def test_interrupted_cell_leaves_no_process(
 
 def test_read_summary_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="not a measured cell"):
-        cell.read_summary(tmp_path)
+        records.read_summary(tmp_path)

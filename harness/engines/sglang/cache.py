@@ -1,4 +1,4 @@
-"""SGLang's radix cache and allocator without a model, used as its scheduler uses them."""
+"""SGLang's radix cache and KV pool without a model, used as its scheduler uses them."""
 
 from array import array
 from collections.abc import Sequence
@@ -26,11 +26,12 @@ from sglang.srt.server_args import (  # noqa: E402
     set_global_server_args_for_scheduler,
 )
 
-MAX_REQUESTS = 16
-MAX_TOKENS = 1024
+_MAX_REQUESTS = 16
 
 
-def make_params(policy: str, num_pages: int, page_size: int, **changes: object) -> CacheInitParams:
+def make_params(
+    policy: str, num_pages: int, page_size: int, max_tokens: int = 1024, **changes: object
+) -> CacheInitParams:
     """Make what a cache with a pool of that many pages is made from."""
     set_global_server_args_for_scheduler(ServerArgs(model_path="none", page_size=page_size))
     pool = {
@@ -47,7 +48,7 @@ def make_params(policy: str, num_pages: int, page_size: int, **changes: object) 
     )
     return CacheInitParams(
         disable=False,
-        req_to_token_pool=ReqToTokenPool(MAX_REQUESTS, MAX_TOKENS, "cpu", False),
+        req_to_token_pool=ReqToTokenPool(_MAX_REQUESTS, max_tokens, "cpu", False),
         token_to_kv_pool_allocator=allocator,
         page_size=page_size,
         eviction_policy=policy,
@@ -57,10 +58,27 @@ def make_params(policy: str, num_pages: int, page_size: int, **changes: object) 
 
 
 class Cache:
-    """A radix cache with its pool, and the steps in which the scheduler takes a request."""
+    """A radix cache with its pool, and the steps in which the scheduler takes a request.
 
-    def __init__(self, policy: str, num_pages: int, page_size: int, **changes: object) -> None:
-        params = make_params(policy, num_pages, page_size, **changes)
+    Args:
+        policy: The eviction policy.
+        num_pages: Pages of the pool.
+        page_size: Tokens a page.
+        max_tokens: Longest request, with what it makes.
+        changes: Of ``CacheInitParams``.
+
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        num_pages: int,
+        page_size: int,
+        max_tokens: int = 1024,
+        **changes: object,
+    ) -> None:
+        params = make_params(policy, num_pages, page_size, max_tokens, **changes)
+        self._max_tokens = max_tokens
         self.num_pages, self.page_size = num_pages, page_size
         self.pool, self.rows = params.token_to_kv_pool_allocator, params.req_to_token_pool
         self.tree = UnifiedRadixCache(params)
@@ -75,12 +93,13 @@ class Cache:
     @property
     def evictable_pages(self) -> int:
         """Pages that a request can have at most."""
-        return (self.pool.available_size() + self.tree.evictable_size()) // self.page_size
+        tokens: int = self.pool.available_size() + self.tree.evictable_size()
+        return tokens // self.page_size
 
     def begin(self, tokens: Sequence[int], request: Req | None = None) -> Req:
         """Look a request up, hold what it hits, and give it its slots; evicts for them."""
         if request is None:
-            sampling = SamplingParams(temperature=0, max_new_tokens=MAX_TOKENS)
+            sampling = SamplingParams(temperature=0, max_new_tokens=self._max_tokens)
             request = Req("request", "", array("q", tokens), sampling)
         request.init_next_round_input(self.tree)
         request.lock = self.tree.lock(request.last_node)
@@ -117,11 +136,19 @@ class Cache:
         common.release_kv_cache(request, self.tree, checkpoint=False)
         request.reset_for_retract()
 
-    def run(self, tokens: Sequence[int]) -> int:
-        """Run a request from begin to end; return the tokens that it hit."""
+    def run(self, tokens: Sequence[int], output: Sequence[int] = ()) -> int:
+        """Run a request from begin to end; return the tokens that it hit.
+
+        Args:
+            tokens: The prompt.
+            output: What it makes, but for the last token, of which nothing is kept.
+
+        """
         request = self.begin(tokens)
-        hit = request.prefix_len
+        hit: int = request.prefix_len
         self.publish(request)
+        for token in output:
+            self.decode(request, token)
         self.finish(request)
         return hit
 

@@ -8,17 +8,14 @@ import vllm
 from prometheus_client import generate_latest
 
 from harness import model as models
-from harness.cell import CellSpec
+from harness.cell import Batch, CellSpec
 from harness.engines.base import (
-    CPU_KV_CACHE_BYTES,
-    RESERVED_BLOCKS,
-    BlockHits,
     Completion,
     Counters,
     max_batched_tokens,
     warm_up_prompts,
 )
-from harness.load.spec import Batch
+from harness.engines.vllm.blocks import CPU_KV_CACHE_BYTES, RESERVED_BLOCKS, BlockHits
 from workloads.file import Request, Workload, longest
 from workloads.tokens import token_ids
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.measure import disturbance
-from harness.measure.disturbance import Turn, Watch
+from harness import disturbance
+from harness.disturbance import Turn, Watch
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 
-from harness.engines.worker import die_with
+from harness.processes import die_with
 
 
 def main() -> None:
