@@ -10,6 +10,7 @@ from support.tokenizer import WordTokenizer
 
 from harness import cli
 from harness.cell import CellSpec
+from harness.engines import base
 from harness.measure.records import RequestRecord
 
 
@@ -89,6 +90,24 @@ def test_cells_are_refused_before_an_engine_starts(
     file.write(tmp_path / "w.jsonl", TextWorkload(header, (request,), {"a": "b"}))
     assert cli.main(_measure(root, tmp_path, group)) == 1
     assert f"cell {_LRU}: engine vllm needs --engine-tree" in capsys.readouterr().err
+
+
+def test_engine_whose_environment_is_not_there_is_not_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_ROOT", tmp_path)
+    _blocks(tmp_path / "w.jsonl")
+    group = "replay-docqa-quality-s42-sglang"
+    measure = ["measure", str(root / "config" / "sglang.yaml"), group, "--model", str(tmp_path)]
+    measure += ["--workload", str(tmp_path / "w.jsonl"), "--output", str(tmp_path / group)]
+    assert cli.main(measure) == 0
+    summaries = list((tmp_path / group).glob("*/summary.json"))
+    assert len(summaries) == 3 * 6
+    for path in summaries:
+        summary = json.loads(path.read_text())
+        assert summary["invalid_reason"] == (
+            "not run: SGLang's environment, .venv-sglang, is not there; `make env-sglang`"
+        )
 
 
 def _text(path: Path, prompt_tokens: int = 3) -> None:

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-_BUILD = (
-    "import sys; from pathlib import Path; from harness import patching;"
-    "patching._DISTRIBUTIONS['sglang'] = {'sglang': ''};"
-    "patching.build(patching.read_series(Path(sys.argv[1])), Path(sys.argv[2]))"
-)
+from harness import patching
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -38,8 +34,7 @@ def sglang_tree(root: Path, shared: Path, sglang_python: Path, sglang_series: Pa
     with (shared / "sglang.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tree.is_dir():
-            command = [sglang_python, "-c", _BUILD, sglang_series, tree]
-            subprocess.run(command, cwd=root, check=True)
+            patching.build(patching.read_series(sglang_series), tree)
     return tree
 
 

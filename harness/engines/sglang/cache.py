@@ -65,6 +65,8 @@ class Cache:
         num_pages: Pages of the pool.
         page_size: Tokens a page.
         max_tokens: Longest request, with what it makes.
+        is_generous: Whether a prefill makes room for a page more than its tokens, as those of
+            SGLang's scheduler do, or for the pages that it takes.
         changes: Of ``CacheInitParams``.
 
     """
@@ -75,10 +77,11 @@ class Cache:
         num_pages: int,
         page_size: int,
         max_tokens: int = 1024,
+        is_generous: bool = False,
         **changes: object,
     ) -> None:
         params = make_params(policy, num_pages, page_size, max_tokens, **changes)
-        self._max_tokens = max_tokens
+        self._max_tokens, self._is_generous = max_tokens, is_generous
         self.num_pages, self.page_size = num_pages, page_size
         self.pool, self.rows = params.token_to_kv_pool_allocator, params.req_to_token_pool
         self.tree = UnifiedRadixCache(params)
@@ -105,6 +108,9 @@ class Cache:
         request.lock = self.tree.lock(request.last_node)
         request.extend_end = len(request.full_untruncated_fill_ids)
         self.rows.alloc([request])
+        if self._is_generous:
+            num_tokens = request.extend_end - request.prefix_len + self.page_size
+            common.evict_from_tree_cache(self.tree, num_tokens)
         self._allocate(request, request.prefix_len, request.extend_end)
         hit = self.tree.path_device_indices(request.last_node)
         self.rows.write((request.kv.req_pool_idx, slice(0, request.prefix_len)), hit)

@@ -39,6 +39,7 @@ class ReplayEngine:
             spec.cache_blocks,
             spec.block_size,
             max_tokens=most.prompt_tokens + most.output_tokens,
+            is_generous=True,
         )
         self._counters = Counters(queried_tokens=0, hit_tokens=0)
 
