@@ -25,7 +25,8 @@ try:
     # Of each package whose cells can be measured here, and are to be on a patched engine.
     SERIES = {
         package: patching.find_series(
-            CONFIG.vllm if package == "vllm" else None, patching.PATCHES.with_name(package)
+            CONFIG.vllm if package == "vllm" else None,
+            patching.PATCHES.with_name(package),
         )
         for package in CONFIG.patched_packages
     }
