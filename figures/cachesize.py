@@ -35,7 +35,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     published = paper.joined(workload)
     found = results.of(entry.tier, workload)
     found = found[found["batch_size"] == 1]
-    if not published.empty:
+    if not published.empty and entry.packages == ("vllm",):
         # The paper's figures have the paper's policies; policies.md has all.
         found = style.papers_policies(found)
     if reason := not_run(found):
