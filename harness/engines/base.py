@@ -27,7 +27,7 @@ class Kind:
 
     ``package`` is what is imported, patched or not, and ``project`` what its authors call it;
     ``description`` is for captions; ``environment`` are variables of the process that imports it.
-    ``offline`` names the class of ``Engine`` that runs in process and ``server`` what starts a
+    ``offline`` names the class of ``Engine`` that runs in process and ``server`` that of
     ``Server``, both as ``module:name``, since to import them is to import the engine; None: it has
     none. ``venv`` is the environment that has the package, if that is not this one.
     """

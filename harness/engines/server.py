@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.cell import CellSpec
 from harness.engines.base import Counters
 from harness.errors import HarnessError
 from harness.processes import end_group, ended
@@ -38,11 +39,24 @@ class Server(ABC):
     Args:
         url: Where it listens.
         process: The leader of its process group.
+        block_size: Tokens in a block of its cache.
 
     """
 
-    def __init__(self, url: str, process: "subprocess.Popen[bytes]") -> None:
-        self.url, self.process = url, process
+    def __init__(self, url: str, process: "subprocess.Popen[bytes]", block_size: int = 1) -> None:
+        self.url, self.process, self.block_size = url, process, block_size
+
+    @classmethod
+    @abstractmethod
+    def command(cls, spec: CellSpec, model: str, max_model_len: int, port: int) -> list[str]:
+        """Return what starts it; see ``serve``."""
+
+    @classmethod
+    @abstractmethod
+    def environment(
+        cls, spec: CellSpec, temporary: Path
+    ) -> contextlib.AbstractContextManager[Mapping[str, str]]:
+        """Give the variables that it needs, for as long as it runs; see ``serve``."""
 
     @property
     @abstractmethod
@@ -55,7 +69,7 @@ class Server(ABC):
 
     @abstractmethod
     def policy_state(self) -> dict[str, float]:
-        """Return the eviction policy's state as of now; of one that keeps none, nothing."""
+        """Return the eviction policy's state as of now, in blocks; nothing if it keeps none."""
 
     @abstractmethod
     def forget(self) -> None:
@@ -114,53 +128,55 @@ S = TypeVar("S", bound=Server)
 
 
 @contextlib.contextmanager
-def start(
+def serve(
     kind: type[S],
-    command: Sequence[str],
-    port: int,
-    environment: Mapping[str, str],
-    folder: Path,
+    spec: CellSpec,
+    model: str,
+    max_model_len: int,
+    temporary: Path,
     report: Callable[[str], object],
+    port: int | None = None,
 ) -> Iterator[S]:
-    """Start a server, wait until it is healthy, and end it whatever happens.
+    """Start a server with a cache of exactly the cell's size; end it whatever happens.
 
-    It runs in a process group of its own and writes where this process writes.
+    It runs in a process group of its own, writes where this process writes, and is killed when this
+    process ends, however that ends.
 
     Args:
         kind: Its class.
-        command: What starts it.
-        port: Where it will listen; see ``find_port``.
-        environment: Its variables.
-        folder: Where it runs.
+        spec: The cell.
+        model: The model's folder or hub id.
+        max_model_len: Longest prompt with its output, in tokens.
+        temporary: An empty folder for what is only needed meanwhile.
         report: Called with a line on the progress now and then.
+        port: To listen on; a free one if None.
 
     Raises:
-        HarnessError: if it dies or is not healthy in time.
+        HarnessError: if the port is taken, or the server dies or is not healthy in time.
 
     """
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
-    server = kind(f"http://{HOST}:{port}", process)
-    try:
-        _wait_until_healthy(server, report)
-        yield server
-    finally:
-        end_group(process)
+    port = _find_port(port)
+    # It runs elsewhere.
+    source = str(Path(model).resolve()) if Path(model).exists() else model
+    with kind.environment(spec, temporary) as environment:
+        process = subprocess.Popen(
+            kind.command(spec, source, max_model_len, port),
+            cwd=temporary,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        server = kind(f"http://{HOST}:{port}", process, spec.block_size)
+        try:
+            _wait_until_healthy(server, report)
+            yield server
+        finally:
+            end_group(process)
 
 
-def find_port(port: int | None) -> int:
-    """Return a free port, or the one asked for if it is free.
-
-    Raises:
-        HarnessError: if it is not.
-
-    """
+def _find_port(port: int | None) -> int:
+    """Return a free port, or the one asked for if it is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

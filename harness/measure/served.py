@@ -12,6 +12,7 @@ from harness import disturbance
 from harness import model as models
 from harness.disturbance import Watch
 from harness.engines import registry
+from harness.engines import server as servers
 from harness.engines.base import warm_up_prompts
 from harness.load import sending
 from harness.load.client import Outcome
@@ -51,9 +52,9 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
     temporary = Path(os.environ["TMPDIR"])
     kind = registry.ENGINES[spec.engine]
     assert kind.server is not None
-    serve = registry.imported(kind.server)
     with (
-        serve(
+        servers.serve(
+            registry.imported(kind.server),
             spec,
             order.model,
             max_model_len=most.prompt_tokens + most.output_tokens,

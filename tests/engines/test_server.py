@@ -21,6 +21,7 @@ from harness import processes
 from harness.cell import BatchHTTP, Load, OpenLoop
 from harness.engines import server as servers
 from harness.engines.vllm import server
+from harness.engines.vllm.server import VLLMServer
 from harness.errors import HarnessError
 from harness.measure import records
 from workloads import file
@@ -40,7 +41,9 @@ def _pids(said: str) -> list[int]:
 
 
 def _serve(folder: Path, port: int | None = None) -> None:
-    with server.serve(_SPEC, "m", 64, folder, report=lambda _: None, port=port) as served:
+    with servers.serve(
+        VLLMServer, _SPEC, "m", 64, folder, report=lambda _: None, port=port
+    ) as served:
         assert served.url.startswith("http://127.0.0.1:")
         assert served.died() is None
         served.counters()
@@ -97,10 +100,11 @@ _SCRIPT = """
 import sys
 from pathlib import Path
 from harness.cell import CellSpec
+from harness.engines import server as servers
 from harness.engines.vllm import server
 server._SERVING = "support.fake_serving"
 spec = CellSpec.model_validate_json({spec!r})
-with server.serve(spec, "m", 64, Path({folder!r}), report=print):
+with servers.serve(server.VLLMServer, spec, "m", 64, Path({folder!r}), report=print):
     print("healthy", flush=True)
     sys.stdin.read()
 """

@@ -14,7 +14,7 @@ ENVIRONMENT = {
 }
 # ARC's core is in Python: so is that of what it is compared with, but for SGLang as it came.
 _PYTHON_CORE = {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
-_SERVER = "harness.engines.sglang.server:serve"
+_SERVER = "harness.engines.sglang.server:SGLangServer"
 
 KINDS = (
     Kind(

@@ -3,11 +3,11 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.cell import BatchHTTP, CellSpec
-from harness.engines import registry, server
+from harness.engines import registry
 from harness.engines.base import Counters, max_batched_tokens
 from harness.engines.server import HOST, MODEL, Server
 from harness.engines.sglang import counters
@@ -20,7 +20,23 @@ _RESERVED_TOKENS = 16
 class SGLangServer(Server):
     """A server of SGLang; see ``Server``."""
 
-    page_size = 1
+    @classmethod
+    def command(cls, spec: CellSpec, model: str, max_model_len: int, port: int) -> list[str]:
+        """Return what starts it."""
+        python = registry.ENGINES[spec.engine].python
+        options = _options(spec, max_model_len, port)
+        return [python, "-m", _SERVING, "serve", "--model-path", model, *options]
+
+    @classmethod
+    @contextlib.contextmanager
+    def environment(cls, spec: CellSpec, temporary: Path) -> Iterator[Mapping[str, str]]:
+        """Give the variables that it needs."""
+        # Its processes meet at sockets there, whose paths must be short.
+        folder = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield os.environ | {"TMPDIR": f"/proc/{os.getpid()}/fd/{folder}"}
+        finally:
+            os.close(folder)
 
     @property
     def version(self) -> str:
@@ -32,55 +48,13 @@ class SGLangServer(Server):
         return counters.parse(metrics)
 
     def policy_state(self) -> dict[str, float]:
-        """Return the eviction policy's state as of now, in pages."""
+        """Return the eviction policy's state as of now, in pages, its blocks."""
         state = counters.policy_state(self.get("/metrics"))
-        return {name: tokens / self.page_size for name, tokens in state.items()}
+        return {name: tokens / self.block_size for name, tokens in state.items()}
 
     def forget(self) -> None:
         """Have it forget what is cached."""
         self.post("/flush_cache", None)
-
-
-@contextlib.contextmanager
-def serve(
-    spec: CellSpec,
-    model: str,
-    max_model_len: int,
-    temporary: Path,
-    report: Callable[[str], object],
-    port: int | None = None,
-) -> Iterator[SGLangServer]:
-    """Start a server whose pool has exactly ``spec.cache_tokens``; end it whatever happens.
-
-    It is killed when this process ends, however that ends.
-
-    Args:
-        spec: The cell.
-        model: The model's folder or hub id.
-        max_model_len: Longest prompt with its output, in tokens.
-        temporary: An empty folder for what is only needed meanwhile.
-        report: Called with a line on the progress now and then.
-        port: To listen on; a free one if None.
-
-    Raises:
-        HarnessError: if the port is taken, or the server dies or is not healthy in time.
-
-    """
-    port = server.find_port(port)
-    command = [
-        *(registry.ENGINES[spec.engine].python, "-m", _SERVING, "serve"),
-        *("--model-path", str(Path(model).resolve()) if Path(model).exists() else model),
-        *_options(spec, max_model_len, port),
-    ]
-    # Its processes meet at sockets there, whose paths must be short.
-    folder = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
-    environment = os.environ | {"TMPDIR": f"/proc/{os.getpid()}/fd/{folder}"}
-    try:
-        with server.start(SGLangServer, command, port, environment, temporary, report) as started:
-            started.page_size = spec.block_size
-            yield started
-    finally:
-        os.close(folder)
 
 
 def _options(spec: CellSpec, max_model_len: int, port: int) -> list[str]:

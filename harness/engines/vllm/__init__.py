@@ -8,7 +8,7 @@ _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # vLLM seeds its block hashes with it
 }
 _POLICIES = ("lru", "dbl", "arc", "slru", "s3fifo")
-_OFFLINE, _SERVER = "harness.engines.vllm.offline:VLLM", "harness.engines.vllm.server:serve"
+_OFFLINE, _SERVER = "harness.engines.vllm.offline:VLLM", "harness.engines.vllm.server:VLLMServer"
 
 KINDS = (
     Kind(

@@ -6,12 +6,11 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness import patching
 from harness.cell import BatchHTTP, CellSpec
-from harness.engines import server
 from harness.engines.base import Counters, max_batched_tokens
 from harness.engines.server import HOST, MODEL, Server
 from harness.engines.vllm import counters
@@ -26,6 +25,31 @@ _IN_ENGINE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 class VLLMServer(Server):
     """A server of vLLM; see ``Server``."""
+
+    @classmethod
+    def command(cls, spec: CellSpec, model: str, max_model_len: int, port: int) -> list[str]:
+        """Return what starts it."""
+        options = _options(spec, max_model_len, port)
+        return [sys.executable, "-m", _SERVING, "serve", model, *options]
+
+    @classmethod
+    @contextlib.contextmanager
+    def environment(cls, spec: CellSpec, temporary: Path) -> Iterator[Mapping[str, str]]:
+        """Give the variables that it needs."""
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            # Meant for engines in process.
+            if name != "VLLM_ENABLE_V1_MULTIPROCESSING"
+        }
+        environment["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
+        # Its processes meet at sockets there, whose paths must be short.
+        environment["VLLM_RPC_BASE_PATH"] = "."
+        if spec.engine == "vllm-stock":
+            environment["PYTHONPATH"] = os.pathsep.join(
+                [*_stock_metadata(temporary), environment.get("PYTHONPATH", "")]
+            )
+        yield environment
 
     @property
     def version(self) -> str:
@@ -43,54 +67,6 @@ class VLLMServer(Server):
     def forget(self) -> None:
         """Have it forget what is cached."""
         self.post("/reset_prefix_cache", None)
-
-
-@contextlib.contextmanager
-def serve(
-    spec: CellSpec,
-    model: str,
-    max_model_len: int,
-    temporary: Path,
-    report: Callable[[str], object],
-    port: int | None = None,
-) -> Iterator[VLLMServer]:
-    """Start a server with exactly ``spec.cache_blocks`` usable blocks; end it whatever happens.
-
-    It is killed when this process ends, however that ends.
-
-    Args:
-        spec: The cell.
-        model: The model's folder or hub id.
-        max_model_len: Longest prompt with its output, in tokens.
-        temporary: An empty folder for what is only needed meanwhile.
-        report: Called with a line on the progress now and then.
-        port: To listen on; a free one if None.
-
-    Raises:
-        HarnessError: if the port is taken, or the server dies or is not healthy in time.
-
-    """
-    port = server.find_port(port)
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        # Meant for engines in process.
-        if name != "VLLM_ENABLE_V1_MULTIPROCESSING"
-    }
-    environment["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
-    # Its processes meet at sockets there, whose paths must be short.
-    environment["VLLM_RPC_BASE_PATH"] = "."
-    if spec.engine == "vllm-stock":
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [*_stock_metadata(temporary), environment.get("PYTHONPATH", "")]
-        )
-    command = [
-        *(sys.executable, "-m", _SERVING, "serve"),
-        str(Path(model).resolve()) if Path(model).exists() else model,
-        *_options(spec, max_model_len, port),
-    ]
-    with server.start(VLLMServer, command, port, environment, temporary, report) as started:
-        yield started
 
 
 def _options(spec: CellSpec, max_model_len: int, port: int) -> list[str]:

@@ -22,7 +22,7 @@ from harness import model as models
 from harness.bench.mock import Behaviour
 from harness.cell import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.disturbance import Watch
-from harness.engines.vllm import server as servers
+from harness.engines import server as servers
 from harness.errors import HarnessError
 from harness.load import arrivals, sending
 from harness.load.client import ClientLoad, Outcome, connect
