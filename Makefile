@@ -82,6 +82,7 @@ test: env ## Run the tests, those of the patches on each version of vLLM
 bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 40 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json
 	$(IN_ENV) harness bench replay --build build/bench --output results/bench/replay.json
+	$(IN_ENV) harness bench sglang --build build/bench --output results/bench/sglang.json
 	$(IN_ENV) harness bench client --build build/bench --output results/bench/client.json
 	$(IN_ENV) harness bench verdicts --build build/bench --output results/bench/verdicts.json
 

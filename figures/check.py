@@ -1,8 +1,9 @@
 """Fails if figures could not be drawn: ``python -m figures.check CONFIG RESULTS``, after all else.
 
 A figure whose cells ran and gave nothing to draw (``style.not_drawn``) fails a run, but only once
-its report is there. One whose data set cannot be had (``style.not_run``) does not; one that the
-config has no cells for is none of its figures (``catalogue``).
+its report is there; so does an engine whose environment is not there. A figure whose data set
+cannot be had (``style.not_run``) does not; one that the config has no cells for is none of its
+figures (``catalogue``).
 """
 
 import sys
@@ -17,11 +18,15 @@ def main() -> int:
     """Check the results named on the command line; return the exit code."""
     config, folder = map(Path, sys.argv[1:])
     try:
-        names = catalogue.names(configs.load(config))
+        run = configs.load(config)
+        names = catalogue.names(run)
         figures = {name: saved.read(folder / "figures" / f"{name}.png") for name in names}
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    missing = {kind.missing for kind in run.kinds if not kind.is_installed}
+    for reason in missing:
+        print(f"error: not all was run: {reason}, then run this again", file=sys.stderr)
     reasons = [
         f"\n  {name}: {figure.caption}"
         for name, figure in figures.items()
@@ -33,7 +38,7 @@ def main() -> int:
             f"and report.html says the same:{''.join(reasons)}",
             file=sys.stderr,
         )
-    return 1 if reasons else 0
+    return 1 if reasons or missing else 0
 
 
 if __name__ == "__main__":

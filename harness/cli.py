@@ -13,7 +13,7 @@ from harness import model as models
 from harness import patching, porting, runlock
 from harness import workload as workloads
 from harness.analysis import tables
-from harness.bench import eviction, replay, results
+from harness.bench import eviction, replay, results, sglang
 from harness.cell import CellSpec
 from harness.config import Config
 from harness.engines import registry
@@ -45,6 +45,7 @@ _BENCHMARKS = {
     "client": _bench_client,
     "eviction": eviction.run,
     "replay": replay.run,
+    "sglang": sglang.run,
     "verdicts": _bench_verdicts,
 }
 
@@ -204,7 +205,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(arguments: argparse.Namespace) -> None:
     found = _BENCHMARKS[arguments.benchmark](arguments.build, arguments.output)
-    print(results.table(found))
+    if found:
+        print(results.table(found))
     missed = [result.name for result in found if result.ok is False]
     if missed:
         raise HarnessError(f"{arguments.output}: targets missed: {', '.join(missed)}")
@@ -400,12 +402,22 @@ def _measure(arguments: argparse.Namespace) -> None:
     kinds = [registry.ENGINES[spec.engine] for spec in specs.values()]
     absent = next((kind for kind in kinds if not kind.is_installed), None)
     if missing := workload.header.missing or (absent and absent.missing):
+        print(f"warning: {arguments.group}: not run: {missing}", file=sys.stderr)
         supervisor.write_not_run(specs, missing, arguments.output)
         return
     most = workload_file.longest(workload.requests)
+    (package,) = {kind.package for kind in kinds}
     patches_sha256 = None
     if arguments.engine_tree is not None:
-        patches_sha256 = patching.read_manifest(arguments.engine_tree)["patches_sha256"]
+        manifest = patching.read_manifest(arguments.engine_tree)
+        if manifest["engine"] != package:
+            raise HarnessError(
+                f"group {arguments.group}: --engine-tree {arguments.engine_tree} is the patched "
+                f"{manifest['engine']}, not {package}: name another, or make it with "
+                "`harness patch build`"
+            )
+        patches_sha256 = manifest["patches_sha256"]
+    patching.find_package(package)
     for spec in specs.values():
         if most.prompt_tokens + most.output_tokens > spec.cache_tokens:
             raise HarnessError(

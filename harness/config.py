@@ -26,6 +26,7 @@ from pydantic import (
 from harness import model as models
 from harness import patching
 from harness.cell import Batch, CellSpec, Load, Tier
+from harness.engines.base import Kind
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
 from harness.policies import POLICIES
@@ -275,12 +276,15 @@ class Config(_Section):
         return {key: sorted(of_key) for key, of_key in sizes.items()}
 
     @property
+    def kinds(self) -> list[Kind]:
+        """The engines of this run."""
+        return [ENGINES[name] for name in {cell.engine: None for cell in self.cells.values()}]
+
+    @property
     def patched_packages(self) -> list[str]:
         """The packages, of those installed, of which cells are on a patched engine."""
-        kinds = (ENGINES[cell.engine] for cell in self.cells.values())
-        return list(
-            dict.fromkeys(kind.package for kind in kinds if kind.is_patched and kind.is_installed)
-        )
+        patched = (kind for kind in self.kinds if kind.is_patched and kind.is_installed)
+        return list(dict.fromkeys(kind.package for kind in patched))
 
 
 def _of_package(cell: CellSpec) -> str:

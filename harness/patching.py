@@ -28,6 +28,7 @@ from harness import git, upstream
 from harness.errors import HarnessError
 
 PATCHES = Path("patches/vllm")
+_ROOT = Path(__file__).parents[1]
 MANIFEST = "manifest.json"
 BASE_HASHES = "base.sha256"
 SERIES = "series"
@@ -148,7 +149,7 @@ def _search_path(engine: str) -> tuple[list[str], str]:
     """Return where a package is looked for, and what puts it there."""
     if engine == "vllm":
         return sys.path, "make env` and use `.venv/bin/python"
-    venv = Path(__file__).parents[1] / f".venv-{engine}"
+    venv = _ROOT / f".venv-{engine}"
     return list(map(str, venv.glob("lib/python3*/site-packages"))), f"make env-{engine}"
 
 

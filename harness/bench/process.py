@@ -36,11 +36,17 @@ def prepare(build: Path) -> tuple[Path, Path]:
         HarnessError: if the patches do not fit the installed engine.
 
     """
-    engine_tree, model = build / "vllm", build / models.TINY_QWEN3
+    engine_tree = build / "vllm"
     patching.ensure(patching.find_series(), engine_tree)
+    return engine_tree, make_model(build)
+
+
+def make_model(build: Path) -> Path:
+    """Return the model's folder, made if it is missing."""
+    model = build / models.TINY_QWEN3
     if not model.is_dir():
         models.make_tiny_qwen3(model)
-    return engine_tree, model
+    return model
 
 
 def output(command: Sequence[str], engine_tree: Path | None = None) -> list[str]:

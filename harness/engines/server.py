@@ -27,6 +27,8 @@ READY_SECONDS = 900.0
 _POLL_SECONDS = 0.1
 _REPORT_SECONDS = 30.0
 _HTTP_SECONDS = 30.0
+# What command lines end with that do not take an option.
+_USAGE_ERROR = 2
 # A server updates its counters a moment after it sent the last token.
 _SETTLE_SECONDS = 0.25
 
@@ -189,11 +191,21 @@ def _find_port(port: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
+def _advice(server: Server) -> str:
+    """Say what to do about a server that died at once; nothing if only its log knows."""
+    if server.process.returncode != _USAGE_ERROR:
+        return ""
+    return (
+        ": it does not take an option that it was given, which its log names. Those of the patches "
+        "are in the patched tree only: make it anew (`harness patch build`)"
+    )
+
+
 def _wait_until_healthy(server: Server, report: Callable[[str], object]) -> None:
     start = reported = time.monotonic()
     while True:
         if died := server.died():
-            raise HarnessError(f"{died} before it was healthy")
+            raise HarnessError(f"{died} before it was healthy{_advice(server)}")
         with contextlib.suppress(HarnessError):
             server.get("/health")
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from harness import disturbance
+from harness import disturbance, patching
 from harness import model as models
 from harness.disturbance import Watch
 from harness.engines import registry
@@ -97,10 +97,7 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
         counted = server.count(metrics)
         # What is left to do would cost the others time: not before they have finished.
         turns.offer()
-    found = importlib.util.find_spec(kind.package)
-    source = provenance(
-        spec, order, engine_version=version, engine_file=str(found.origin) if found else "nowhere"
-    )
+    source = provenance(spec, order, engine_version=version, engine_file=_engine_file(kind.package))
     rows = [
         of_outcome(request, request.request < workload.header.warm_up, scheduled_ns, outcome)
         for request, (scheduled_ns, outcome) in zip(workload.requests, sent, strict=True)
@@ -108,6 +105,14 @@ def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -
     summary = summarize(spec, rows, fresh, counted, client, watch.turns)
     (folder / METRICS).write_text(metrics)
     records.write(folder, rows, telemetry, watch.turns, summary, source)
+
+
+def _engine_file(package: str) -> str:
+    """Return what a server imports: what comes first on the path, or its environment's own."""
+    found = importlib.util.find_spec(package)
+    if found is not None and found.origin is not None:
+        return found.origin
+    return str(patching.find_package(package).folder / "__init__.py")
 
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:

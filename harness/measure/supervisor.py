@@ -7,6 +7,7 @@ imported is decided by its search path; and so that nothing of it is left behind
 import contextlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -31,6 +32,8 @@ _WORKER = "harness.measure.worker"
 # An engine that shows no progress for so long is taken for hung.
 STALL_SECONDS = 600.0
 _LOG_LINES = 20
+# Of a command line that refuses an option: all options that there are, before the reason.
+_USAGE = re.compile(r"^usage: .*\n(?:[ \t].*\n)*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def run(
             workers.append(stack.enter_context(_worker(name, order, engine_tree, home)))
         if failed := _watch(workers):
             worker, reason = failed
-            tail = "\n".join(worker.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+            said = _USAGE.sub("", worker.log.read_text(errors="replace"))
+            tail = "\n".join(said.splitlines()[-_LOG_LINES:])
             os.replace(worker.log, failed_log)
             raise HarnessError(
                 f"cell {worker.name}: {reason}. Last lines of its log ({failed_log}):\n{tail}"

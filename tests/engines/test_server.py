@@ -1,5 +1,6 @@
-"""Servers: what starts and ends them, with a stand-in; cells, on real ones."""
+"""Servers: what starts and ends them, with a stand-in; cells, on real ones of vLLM."""
 
+import importlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,9 +21,9 @@ from support.records import SPEC
 
 from harness import processes
 from harness.cell import BatchHTTP, Load, OpenLoop
+from harness.engines import registry
 from harness.engines import server as servers
-from harness.engines.vllm import server
-from harness.engines.vllm.server import VLLMServer
+from harness.engines.server import Server
 from harness.errors import HarnessError
 from harness.measure import records
 from workloads import file
@@ -30,20 +32,28 @@ _BATCHES = BatchHTTP(mode="batch-http", batch_size=1)
 _SPEC = SPEC.model_copy(update={"load": _BATCHES})
 
 
-@pytest.fixture
-def fake(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["vllm", "sglang"])
+def engine(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An engine whose server's process is a stand-in, in this environment."""
+    name: str = request.param
+    kind = registry.ENGINES[name]
+    monkeypatch.setitem(registry.ENGINES, name, replace(kind, venv=None))  # type: ignore
+    server = importlib.import_module(f"harness.engines.{name}.server")
     monkeypatch.setattr(server, "_SERVING", "support.fake_serving")
     monkeypatch.setenv("PYTHONPATH", f"{root}:{root / 'tests'}")
+    return name
 
 
 def _pids(said: str) -> list[int]:
     return [int(pid) for pid in re.findall(r"pids (\d+) (\d+)", said)[-1]]
 
 
-def _serve(folder: Path, port: int | None = None) -> None:
-    with servers.serve(
-        VLLMServer, _SPEC, "m", 64, folder, report=lambda _: None, port=port
-    ) as served:
+def _serve(engine: str, folder: Path, port: int | None = None) -> None:
+    path = registry.ENGINES[engine].server
+    assert path is not None
+    kind: type[Server] = registry.imported(path)
+    spec = _SPEC.model_copy(update={"engine": engine})
+    with servers.serve(kind, spec, "m", 64, folder, report=lambda _: None, port=port) as served:
         assert served.url.startswith("http://127.0.0.1:")
         assert served.died() is None
         served.counters()
@@ -51,7 +61,7 @@ def _serve(folder: Path, port: int | None = None) -> None:
 
 @pytest.mark.parametrize("behaviour", ["serve", "slow", "stubborn"])
 def test_nothing_of_a_server_is_left(
-    fake: None,
+    engine: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -59,7 +69,7 @@ def test_nothing_of_a_server_is_left(
 ) -> None:
     monkeypatch.setenv("FAKE_SERVING", behaviour)
     monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.5)
-    _serve(tmp_path)
+    _serve(engine, tmp_path)
     pids = _pids(capfd.readouterr().out)
     wait_for(lambda: not any(map(is_running, pids)))
 
@@ -67,12 +77,13 @@ def test_nothing_of_a_server_is_left(
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        ("die", "the server died with exit code 3 before it was healthy"),
+        ("die", "the server died with exit code 3 before it was healthy$"),
+        ("refuse", "it does not take an option .*make it anew .`harness patch build`"),
         ("never healthy", "the server was not healthy after 2 s"),
     ],
 )
 def test_server_that_does_not_start_is_one_message(
-    fake: None,
+    engine: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -82,7 +93,7 @@ def test_server_that_does_not_start_is_one_message(
     monkeypatch.setenv("FAKE_SERVING", behaviour)
     monkeypatch.setattr(servers, "READY_SECONDS", 2.0)
     with pytest.raises(HarnessError, match=reason):
-        _serve(tmp_path)
+        _serve(engine, tmp_path)
     pids = _pids(capfd.readouterr().out)
     wait_for(lambda: not any(map(is_running, pids)))
 
@@ -93,7 +104,7 @@ def test_port_already_taken(tmp_path: Path) -> None:
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(HarnessError, match=rf"port {port} on 127.0.0.1 cannot be used"):
-            _serve(tmp_path, port)
+            _serve("vllm", tmp_path, port)
 
 
 _SCRIPT = """

@@ -12,6 +12,7 @@ from support.results import row
 
 from figures import catalogue, saved
 from harness.analysis import tables
+from harness.engines import base
 
 _CONFIG = {
     "name": "made-up",
@@ -115,3 +116,20 @@ def test_figure_that_is_missing_is_named(
 ) -> None:
     assert _call(monkeypatch, "figures.check", folder / "config.yaml", folder) == 1
     assert "fig3.png: no figure" in capsys.readouterr().err
+
+
+def test_engine_without_its_environment_fails_at_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _draw_all(monkeypatch, folder, {})
+    on_sglang = _CONFIG["experiments"]["figure-3"] | {"engine": "sglang-replay"}  # type: ignore
+    changed = _CONFIG | {"experiments": _CONFIG["experiments"] | {"more": on_sglang}}  # type: ignore
+    (folder / "config.yaml").write_text(yaml.safe_dump(changed))
+    monkeypatch.setattr(base, "_ROOT", folder)
+    monkeypatch.setattr(catalogue, "names", lambda _: ["fig3"])
+    capsys.readouterr()
+    assert _call(monkeypatch, "figures.check", folder / "config.yaml", folder) == 1
+    assert capsys.readouterr().err == (
+        "error: not all was run: SGLang's environment, .venv-sglang, is not there; "
+        "`make env-sglang`, then run this again\n"
+    )

@@ -8,7 +8,7 @@ import yaml
 from support.results import experiment, measured, record
 from support.tokenizer import WordTokenizer
 
-from harness import cli
+from harness import cli, patching
 from harness.cell import CellSpec
 from harness.engines import base
 from harness.measure.records import RequestRecord
@@ -69,6 +69,7 @@ def _measure(root: Path, folder: Path, group: str, *more: str) -> list[str]:
 
 
 _LRU = "docqa-quality-batch1-1248-s42-vllm-lru"
+_ON_SGLANG = "replay-docqa-quality-s42-sglang"
 
 
 def test_cells_are_refused_before_an_engine_starts(
@@ -92,16 +93,55 @@ def test_cells_are_refused_before_an_engine_starts(
     assert f"cell {_LRU}: engine vllm needs --engine-tree" in capsys.readouterr().err
 
 
-def test_engine_whose_environment_is_not_there_is_not_run(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _measure_on_sglang(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_installed: bool = True
+) -> list[str]:
+    """Return the command; SGLang's environment is one that the test makes, with nothing in it."""
     monkeypatch.setattr(base, "_ROOT", tmp_path)
+    if is_installed:
+        (tmp_path / ".venv-sglang" / "bin").mkdir(parents=True)
+        (tmp_path / ".venv-sglang" / "bin" / "python").touch()
     _blocks(tmp_path / "w.jsonl")
-    group = "replay-docqa-quality-s42-sglang"
-    measure = ["measure", str(root / "config" / "sglang.yaml"), group, "--model", str(tmp_path)]
-    measure += ["--workload", str(tmp_path / "w.jsonl"), "--output", str(tmp_path / group)]
-    assert cli.main(measure) == 0
-    summaries = list((tmp_path / group).glob("*/summary.json"))
+    return [
+        *("measure", str(root / "config" / "sglang.yaml"), _ON_SGLANG, "--model", str(tmp_path)),
+        *("--workload", str(tmp_path / "w.jsonl"), "--output", str(tmp_path / _ON_SGLANG)),
+    ]
+
+
+def test_environment_without_its_package_is_an_error(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(patching, "_ROOT", tmp_path)
+    assert cli.main(_measure_on_sglang(root, tmp_path, monkeypatch)) == 1
+    said = "error: no package sglang is installed (sglang): run `make env-sglang`\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / _ON_SGLANG).exists()
+
+
+def test_tree_of_another_engine_is_refused(
+    root: Path,
+    tmp_path: Path,
+    engine_tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    measure = _measure_on_sglang(root, tmp_path, monkeypatch)
+    assert cli.main([*measure, "--engine-tree", str(engine_tree)]) == 1
+    assert (
+        f"group {_ON_SGLANG}: --engine-tree {engine_tree} is the patched vllm, not sglang"
+        in capsys.readouterr().err
+    )
+
+
+def test_engine_whose_environment_is_not_there_is_not_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(_measure_on_sglang(root, tmp_path, monkeypatch, is_installed=False)) == 0
+    assert (
+        f"warning: {_ON_SGLANG}: not run: SGLang's environment, .venv-sglang, is not there; "
+        "`make env-sglang`" in capsys.readouterr().err
+    )
+    summaries = list((tmp_path / _ON_SGLANG).glob("*/summary.json"))
     assert len(summaries) == 3 * 6
     for path in summaries:
         summary = json.loads(path.read_text())
@@ -216,7 +256,7 @@ def _blocks(path: Path, **header: object) -> None:
 def test_replay_is_refused_before_an_engine_starts(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "manifest.json").write_text('{"patches_sha256": "x"}')
+    (tmp_path / "manifest.json").write_text('{"engine": "vllm", "patches_sha256": "x"}')
     tree = ("--engine-tree", str(tmp_path))
     _blocks(tmp_path / "w.jsonl", block_size=20)
     assert cli.main(_measure(root, tmp_path, "replay-docqa-quality-s42", *tree)) == 1

@@ -1,4 +1,4 @@
-"""Stands in for ``harness.engines.vllm.serving`` to prove what starts and ends a server.
+"""Stands in for the ``serving`` of an engine to prove what starts and ends a server.
 
 It serves nothing.
 
@@ -6,6 +6,7 @@ It serves nothing.
 before its first request.
 """
 
+import argparse
 import os
 import signal
 import subprocess
@@ -43,6 +44,8 @@ def main() -> None:
     if behaviour == "die":
         print("ValueError: no such model", flush=True)
         sys.exit(3)
+    if behaviour == "refuse":
+        argparse.ArgumentParser().error("unrecognized arguments: --of-the-patches")
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     port = int(sys.argv[sys.argv.index("--port") + 1])

@@ -3,6 +3,7 @@
 ``FAKE_WORKER`` says how it behaves.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -28,6 +29,11 @@ def main() -> None:
         if behaviour == "die":
             print("ValueError: no such device")
             sys.exit(3)
+        if behaviour == "refuse":
+            parser = argparse.ArgumentParser()
+            for i in range(100):
+                parser.add_argument(f"--option-{i}")
+            parser.error("no such option")
         if behaviour == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         if behaviour == "hang":

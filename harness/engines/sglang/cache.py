@@ -99,11 +99,20 @@ class Cache:
         tokens: int = self.pool.available_size() + self.tree.evictable_size()
         return tokens // self.page_size
 
+    def make_request(self, tokens: Sequence[int]) -> Req:
+        """Make a request of a prompt; it is not begun yet."""
+        sampling = SamplingParams(temperature=0, max_new_tokens=self._max_tokens)
+        return Req("request", "", array("q", tokens), sampling)
+
     def begin(self, tokens: Sequence[int], request: Req | None = None) -> Req:
-        """Look a request up, hold what it hits, and give it its slots; evicts for them."""
-        if request is None:
-            sampling = SamplingParams(temperature=0, max_new_tokens=self._max_tokens)
-            request = Req("request", "", array("q", tokens), sampling)
+        """Look a request up, hold what it hits, and give it its slots; evicts for them.
+
+        Args:
+            tokens: The prompt.
+            request: If it was made before, or retracted, the request; its own prompt counts.
+
+        """
+        request = request or self.make_request(tokens)
         request.init_next_round_input(self.tree)
         request.lock = self.tree.lock(request.last_node)
         request.extend_end = len(request.full_untruncated_fill_ids)

@@ -17,6 +17,14 @@ _TOKEN_MASK = (1 << 62) - 1
 _OWN_TOKENS = 1 << 62
 
 
+def token_ids(request: BlockRequest, page_size: int) -> "array[int]":
+    """Return a prompt in which all tokens of a page are the name of its block."""
+    runs = [np.arange(count) + (first & _TOKEN_MASK) for first, count in request.runs]
+    tokens = np.repeat(np.concatenate(runs), page_size) if runs else np.empty(0, int)
+    own = np.full(request.prompt_tokens - len(tokens), _OWN_TOKENS + request.request)
+    return array("q", np.concatenate([tokens, own]).astype(np.int64).tobytes())
+
+
 class ReplayEngine:
     """An engine in which a request takes what it would of the cache, and no time.
 
@@ -50,7 +58,8 @@ class ReplayEngine:
         """Run a batch, which is of one request."""
         (request,) = requests
         cached_tokens = self._cache.run(
-            self._tokens(request), [_OWN_TOKENS + request.request] * (request.output_tokens - 1)
+            token_ids(request, self._page_size),
+            [_OWN_TOKENS + request.request] * (request.output_tokens - 1),
         )
         self._counters = Counters(
             self._counters.queried_tokens + request.prompt_tokens,
@@ -69,13 +78,6 @@ class ReplayEngine:
                 cached_blocks=cached_tokens // self._page_size,
             )
         ]
-
-    def _tokens(self, request: BlockRequest) -> "array[int]":
-        runs = [np.arange(count) + (first & _TOKEN_MASK) for first, count in request.runs]
-        tokens = np.repeat(np.concatenate(runs), self._page_size) if runs else np.empty(0, int)
-        num_left = request.prompt_tokens - len(tokens)
-        own = np.full(num_left, _OWN_TOKENS + request.request)
-        return array("q", np.concatenate([tokens, own]).astype(np.int64).tobytes())
 
     def counters(self) -> Counters:
         """Return the sums of what was looked up and found: the tree itself counts nothing."""

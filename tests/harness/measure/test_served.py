@@ -19,6 +19,7 @@ from support.load import Stand, by_request, in_order, prompts, stand, workload
 from support.records import SPEC
 
 from harness import model as models
+from harness import patching
 from harness.bench.mock import Behaviour
 from harness.cell import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.disturbance import Watch
@@ -30,6 +31,7 @@ from harness.load.stream import Usage
 from harness.measure import served, validity
 from harness.measure.order import WorkerOrder
 from harness.measure.summary import summarize
+from harness.patching import Package
 from harness.turns import Place, Turns
 from workloads import file
 from workloads.file import TextRequest, TextWorkload
@@ -374,3 +376,16 @@ def test_record_of_an_outcome() -> None:
     assert (dropped.status, dropped.error) == ("dropped", "full")
     assert (dropped.prompt_tokens, dropped.cached_tokens) == (100, None)
     assert dropped.ttft_ms is dropped.ttft_scheduled_ms is None
+
+
+def test_engine_is_where_its_environment_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Package(tmp_path / "site-packages" / "elsewhere", "1.0")
+    monkeypatch.setattr(patching, "find_package", {"elsewhere": package}.__getitem__)
+    assert served._engine_file("elsewhere") == str(package.folder / "__init__.py")
+    # What is first on the path comes before that.
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert served._engine_file("elsewhere") == str(tmp_path / "elsewhere" / "__init__.py")

@@ -83,6 +83,8 @@ def test_whole_folder_or_none(
     ("behaviour", "reason"),
     [
         ("die", r"the engine died with exit code 3.*ValueError: no such device"),
+        # Of a command line, the reason and not all options that there are.
+        ("refuse", r"the engine died with exit code 2.*own log\n[^\n]*: error: no such option$"),
         ("crash", r"the engine was killed by SIGSEGV.*the engine's own log"),
         ("hang", r"the engine showed no progress for 2 s"),
         ("stubborn", r"the engine showed no progress for 2 s"),
