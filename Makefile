@@ -79,7 +79,7 @@ test: env ## Run the tests, those of the patches on each version of vLLM
 	$(IN_ENV) && $(foreach v,$(filter-out $(PINNED),$(VERSIONS)),KV_VLLM=$v $(PYTEST) -m "not engine" tests/patches && )\
 		$(PYTEST)
 
-bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 40 minutes; nothing else should run)
+bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 42 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json
 	$(IN_ENV) harness bench replay --build build/bench --output results/bench/replay.json
 	$(IN_ENV) harness bench sglang --build build/bench --output results/bench/sglang.json
@@ -112,9 +112,9 @@ lock: ## Resolve env/*.in anew into the locks (UPGRADE=1: to the newest versions
 	$(COMPILE) env/guidellm.in --excludes env/exclude.txt --output-file env/guidellm.lock
 	$(COMPILE) env/aiperf.in --output-file env/aiperf.lock
 
-patches: env ## Write the patch series from their edited checkouts (patches/vllm/README.md)
-	$(IN_ENV) && for checkout in build/edit/vllm-*; do \
-		harness patch export "patches/vllm/$${checkout##*-}" "$$checkout" || exit; done
+patches: env ## Write the patch series from their edited checkouts (patches/*/README.md)
+	$(IN_ENV) && for checkout in build/edit/*; do name=$${checkout##*/}; \
+		harness patch export "patches/$${name%%-*}/$${name#*-}" "$$checkout" || exit; done
 
 port: env ## Carry the patches to another version of vLLM, or go on with that (FROM=0.32.0 TO=0.33.0)
 	$(IN_ENV) harness patch port "patches/vllm/$(FROM)" "patches/vllm/$(TO)" "build/edit/vllm-$(TO)"

@@ -1,6 +1,7 @@
 """Writing patches: a series as commits of a git checkout, to edit or to carry to another version.
 
-The first commit of a checkout is the engine's source distribution, each later one a patch.
+The first commit of a checkout is the engine's source distribution, each later one a patch. Of an
+engine that has none it is the installed package's Python files.
 
 A port is a rebase of these commits from one version to the other, which stops where both changed
 the same lines. If the series was ported before, each patch starts from what it became then, and
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from harness import git, upstream
 from harness.errors import HarnessError
-from harness.patching import BASE_HASHES, SERIES, Series, read_series
+from harness.patching import BASE_HASHES, SERIES, Series, find_package, read_series
 
 _PORTED = "ported"
 _PORTED_KEY = "port.source"
@@ -46,12 +47,12 @@ def edit(series: Series, checkout: Path, sdists: Path = upstream.SDISTS) -> None
         sdists: Where source distributions are, or go.
 
     Raises:
-        HarnessError: if the checkout exists, a patch does not apply, or the source distribution
-            cannot be had.
+        HarnessError: if the checkout exists, a patch does not apply, or the engine's files cannot
+            be had.
 
     """
     with _new(checkout) as partial:
-        root = _commit_sdist(partial, series.engine, series.version, sdists)
+        root = _commit_base(partial, series.engine, series.version, sdists)
         tip = _commit_patches(partial, root, series)
         git.run(partial, "checkout", "--quiet", "-B", "main", tip)
 
@@ -123,8 +124,8 @@ def port(
         _rebase(checkout, "--continue")
         return
     with _new(checkout) as partial:
-        base = _commit_sdist(partial, source.engine, target.name, sdists)
-        root = _commit_sdist(partial, source.engine, source.version, sdists)
+        base = _commit_base(partial, source.engine, target.name, sdists)
+        root = _commit_base(partial, source.engine, source.version, sdists)
         git.run(partial, "update-ref", _BASE, base)
         for old, new in _moved(partial, root, base, source):
             report(f"{old} is {new} in {source.engine} {target.name}: patched there")
@@ -172,20 +173,34 @@ def _new(checkout: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _commit_sdist(checkout: Path, engine: str, version: str, sdists: Path) -> str:
-    """Commit all files of a source distribution; return the commit, which has no parent."""
+def _commit_base(checkout: Path, engine: str, version: str, sdists: Path) -> str:
+    """Commit an engine's files; return the commit, which has no parent."""
     repository = (checkout / ".git").resolve()
     place = {
         "GIT_DIR": str(repository),
         "GIT_WORK_TREE": ".",
         "GIT_INDEX_FILE": str(repository / f"index-{version}"),
     }
-    sdist = upstream.fetch_sdist(version, sdists)
+    if engine == upstream.PROJECT:
+        source, files = upstream.fetch_sdist(version, sdists), "."
+    else:
+        source, files = _installed(engine, version), f"{engine}/*.py"
     # Also what it tells git to ignore, but not what Python has left there.
-    what = ("--all", "--force", "--", ".", ":(exclude)*/__pycache__/*")
-    git.run(sdist, "add", *what, environment=place)
-    tree = git.run(sdist, "write-tree", environment=place).strip()
+    what = ("--all", "--force", "--", files, ":(exclude)*/__pycache__/*")
+    git.run(source, "add", *what, environment=place)
+    tree = git.run(source, "write-tree", environment=place).strip()
     return git.run(checkout, "commit-tree", tree, "-m", f"{engine} {version}").strip()
+
+
+def _installed(engine: str, version: str) -> Path:
+    """Return the folder that has the installed package of that version."""
+    package = find_package(engine)
+    if package.version != version:
+        raise HarnessError(
+            f"{engine} {version} has no source distribution, and {package.version} is installed "
+            f"({package.folder}): install {engine} {version}"
+        )
+    return package.folder.parent
 
 
 def _commit_patches(checkout: Path, root: str, series: Series) -> str:

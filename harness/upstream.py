@@ -31,7 +31,9 @@ LOCK = Path("patches/vllm/sdist.lock")
 """Hash of the source distribution of each version that can be fetched, as pip writes them."""
 SDISTS = Path("build/sdists")
 
-_PROJECT = "vllm"
+PROJECT = "vllm"
+"""What the source distributions are of."""
+
 _PYPI = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+html, text/html;q=0.2"
 _TIMEOUT_SECONDS = 60
@@ -62,7 +64,7 @@ def fetch_sdist(version: str, folder: Path) -> Path:
 
     """
     sha256 = pinned_sha256(version)
-    unpacked = folder / f"{_PROJECT}-{version}"
+    unpacked = folder / f"{PROJECT}-{version}"
     if unpacked.is_dir():
         return unpacked
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def pinned_sha256(version: str) -> str:
         HarnessError: if the lock has none.
 
     """
-    pattern = re.compile(rf"^{_PROJECT}==(\S+) --hash=sha256:([0-9a-f]{{64}})$", re.MULTILINE)
+    pattern = re.compile(rf"^{PROJECT}==(\S+) --hash=sha256:([0-9a-f]{{64}})$", re.MULTILINE)
     try:
         pinned: dict[str, str] = dict(pattern.findall(LOCK.read_text()))
     except OSError as error:
@@ -96,7 +98,7 @@ def pinned_sha256(version: str) -> str:
 def _download(archive: Path, sha256: str) -> None:
     """Download the file of the archive's name from the index, and check it."""
     settings = _pip_settings()
-    index = settings.get("index-url", _PYPI).rstrip("/") + f"/{_PROJECT}/"
+    index = settings.get("index-url", _PYPI).rstrip("/") + f"/{PROJECT}/"
     opener = _opener(settings)
     with _open(opener, index, index) as response:
         page, base = response.read().decode(errors="replace"), response.url

@@ -4,7 +4,13 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+
+from harness import patching, porting
+from harness.errors import HarnessError
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -38,3 +44,17 @@ def test_tree_is_the_package_but_for_what_is_patched(
     assert files
     for file in files:
         assert f" b/{file.relative_to(sglang_tree)}\n" in diffs
+
+
+def test_series_is_edited_in_the_installed_package(
+    sglang_python: Path, sglang_series: Path, tmp_path: Path
+) -> None:
+    checkout = tmp_path / "checkout"
+    porting.edit(patching.read_series(sglang_series), checkout)
+    assert not list(checkout.rglob("*.so"))
+    series = porting.export(checkout, tmp_path / "sglang" / "0.5.23")
+    assert [path.read_bytes() for path in series.files] == [
+        (sglang_series / path.name).read_bytes() for path in series.files
+    ]
+    with pytest.raises(HarnessError, match=r"sglang 9.9 has no source distribution, and 0\.5\.23"):
+        porting.edit(replace(series, folder=sglang_series.with_name("9.9")), tmp_path / "other")
