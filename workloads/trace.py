@@ -3,14 +3,19 @@
 What formats a log may be in, and how they are read, is in workloads/formats.
 """
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
@@ -18,8 +23,10 @@ from pydantic import (
 
 from workloads.file import BlockRequest, BlockWorkload, Header, Run, WorkloadError
 from workloads.formats import log as logs
+from workloads.formats.cutting import BatchTokenizer, Cutter
 from workloads.formats.log import Log
 from workloads.formats.registry import FORMATS, recognise
+from workloads.formats.times import arrivals
 
 
 class Trace(BaseModel):
@@ -43,6 +50,17 @@ class Trace(BaseModel):
     )
     skip_bad: NonNegativeInt = Field(
         0, description="so many records that cannot be read are left out, and counted"
+    )
+    times: str | None = Field(
+        None,
+        description="the path of another log, at whose times the requests come, in their order; it "
+        "may have times and lengths alone (BurstGPT, Azure)",
+    )
+    arrival_rate: PositiveFloat = Field(
+        1.0, description="of conversations without times: how many begin in a second"
+    )
+    think_time_mean: PositiveFloat = Field(
+        60.0, description="of turns without times: mean seconds from one to the next"
     )
     requests: PositiveInt | None = Field(
         None, description="only the first so many, of those not left out for their length"
@@ -76,7 +94,18 @@ class Trace(BaseModel):
         return source
 
 
-def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> BlockWorkload:
+def _no_tokenizer() -> BatchTokenizer:
+    raise WorkloadError("a log of text needs the tokenizer of a model")
+
+
+def build(
+    name: str,
+    params: Trace,
+    seed: int,
+    path: Path,
+    block_size: int,
+    load_tokenizer: Callable[[], BatchTokenizer] = _no_tokenizer,
+) -> BlockWorkload:
     """Make the workload of one log.
 
     An id of the log becomes the ids of the engine's blocks that it is made of, and a request has
@@ -85,9 +114,10 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
     Args:
         name: The workload's name in the config.
         params: Its parameters.
-        seed: Written to the header; it changes nothing, since a trace leaves nothing to chance.
+        seed: Of the times that are made up, where a log lacks them; else it changes nothing.
         path: The log.
         block_size: Tokens a block of the engine.
+        load_tokenizer: Called only of a log of text, which is cut into blocks.
 
     Raises:
         WorkloadError: if the log is missing, in no known format, or a record of it is bad; if its
@@ -95,18 +125,21 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
 
     """
     form = FORMATS[params.format] if params.format else recognise(path)
-    log = logs.read(path, form, params.id_tokens, params.skip_bad)
+    cutter = Cutter(load_tokenizer(), block_size) if form.content == "text" else None
+    log = logs.read(path, form, cutter, params.id_tokens, params.skip_bad)
     per_id, rest = divmod(log.id_tokens, block_size)
     if rest:
         raise WorkloadError(
             f"{path}: ids of {log.id_tokens} tokens are not a whole number of blocks of "
             f"{block_size}: set the engine's block size to a divisor of {log.id_tokens}"
         )
+    order, times, made_up = arrivals(log, params.arrival_rate, params.think_time_mean, seed)
+    if params.times is not None:
+        times[order], made_up = _times_of(Path(params.times), len(order)), []
     requests: list[BlockRequest] = []
     turns: dict[int, int] = {}
     too_long = after_last = 0
-    first_ms = min(log.times)
-    for number in log.order().tolist():
+    for number in order.tolist():
         tokens = log.prompt_tokens[number]
         session = _or_none(log.sessions[number])
         turn = _or_none(log.turns[number])
@@ -119,14 +152,14 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
         if params.length_max is not None and tokens > params.length_max:
             too_long += 1
             continue
-        time = log.times[number]
+        time = float(times[number])
         requests.append(
             BlockRequest(
                 request=len(requests),
                 session=session,
                 turn=turn,
                 # No trace has times finer than this; more digits are those of the division.
-                arrival_ms=None if time != time else round(time - first_ms, 3),
+                arrival_ms=None if math.isnan(time) else round(time, 3),
                 prompt_tokens=tokens,
                 output_tokens=(
                     max(1, log.output_tokens[number])
@@ -141,7 +174,9 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
             f"{path}: {len(requests)} requests, of which {params.warm_up} for the warm-up leave "
             "none: lower `warm_up`, or raise `requests` or `length_max`"
         )
-    notes = ["the seed changes nothing: the requests are those of the trace", *log.notes]
+    notes = [*log.notes, *made_up]
+    if not any("seed" in note for note in made_up):
+        notes.insert(0, "the seed changes nothing: the requests are those of the trace")
     if too_long:
         notes.append(f"requests left out, of over {params.length_max} tokens: {too_long}")
     if after_last:
@@ -157,6 +192,13 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
         notes=tuple(notes),
     )
     return BlockWorkload(header, tuple(requests))
+
+
+def _times_of(path: Path, count: int) -> npt.NDArray[np.float64]:
+    times = logs.read_times(path, recognise(path))
+    if len(times) < count:
+        raise WorkloadError(f"{path}: {len(times)} times, for {count} requests: lower `requests`")
+    return times[:count]
 
 
 def _or_none(value: int) -> int | None:
