@@ -56,7 +56,8 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
         entries = None if isinstance(params, ShareGPT) else _entries(params)
         tokenizer = _Remembering(models.load_tokenizer(model))
         if isinstance(params, ShareGPT):
-            workload = sharegpt.build(name, params, seed, sharegpt.default_path(), tokenizer)
+            path = Path(params.path) if params.path else sharegpt.default_path()
+            workload = sharegpt.build(name, params, seed, path, tokenizer)
         else:
             workload = docqa.build(
                 name,

@@ -4,7 +4,7 @@ What formats a log may be in, and how they are read, is in workloads/formats.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -24,7 +24,6 @@ from pydantic import (
 from workloads.file import BlockRequest, BlockWorkload, Header, Run, WorkloadError
 from workloads.formats import log as logs
 from workloads.formats.cutting import BatchTokenizer, Cutter
-from workloads.formats.log import Log
 from workloads.formats.registry import FORMATS, recognise
 from workloads.formats.times import arrivals
 
@@ -126,13 +125,8 @@ def build(
     """
     form = FORMATS[params.format] if params.format else recognise(path)
     cutter = Cutter(load_tokenizer(), block_size) if form.content == "text" else None
-    log = logs.read(path, form, cutter, params.id_tokens, params.skip_bad)
-    per_id, rest = divmod(log.id_tokens, block_size)
-    if rest:
-        raise WorkloadError(
-            f"{path}: ids of {log.id_tokens} tokens are not a whole number of blocks of "
-            f"{block_size}: set the engine's block size to a divisor of {log.id_tokens}"
-        )
+    log = logs.read(path, form, block_size, cutter, params.id_tokens, params.skip_bad)
+    per_id = log.id_tokens // block_size
     order, times, made_up = arrivals(log, params.arrival_rate, params.think_time_mean, seed)
     if params.times is not None:
         times[order], made_up = _times_of(Path(params.times), len(order)), []
@@ -166,7 +160,7 @@ def build(
                     if params.output_tokens == "trace"
                     else params.output_tokens
                 ),
-                runs=_runs(log, number, per_id, tokens // block_size, path, block_size),
+                runs=_runs(log.runs(number), per_id, tokens // block_size),
             )
         )
     if params.warm_up >= len(requests):
@@ -205,19 +199,12 @@ def _or_none(value: int) -> int | None:
     return None if value < 0 else value
 
 
-def _runs(
-    log: Log, number: int, per_id: int, full: int, path: Path, block_size: int
-) -> tuple[Run, ...]:
-    """Return the first ``full`` of the blocks that a request's ids are made of, as runs."""
+def _runs(ids: Iterable[Run], per_id: int, full: int) -> tuple[Run, ...]:
+    """Return the first ``full`` of the blocks that ids are made of, as runs."""
     found = []
-    for first, count in log.runs(number):
+    for first, count in ids:
         length = min(count * per_id, full)
         full -= length
         if length:
             found.append((first * per_id, length))
-    if full:
-        raise WorkloadError(
-            f"{path}, line {log.lines[number]}: no id for the last full block of {block_size} "
-            f"tokens: set the engine's block size to {log.id_tokens}"
-        )
     return tuple(found)

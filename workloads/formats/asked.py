@@ -178,6 +178,22 @@ def session(record: Record) -> Hashable:
 _SESSIONS = ("session_id", "conversation_id")
 
 
+def text(where: str, value: object) -> str:
+    """Return text that a tokenizer takes.
+
+    Raises:
+        BadRecord: if it is none.
+
+    """
+    if not isinstance(value, str):
+        raise BadRecord(f"{where}: {shown(value)} where text is due")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRecord(f"{where}: half a character, which no tokenizer takes") from None
+    return value
+
+
 def shown(value: object) -> str:
     """Return a value as a message shows it, cut if it is long."""
     text = repr(value)

@@ -77,7 +77,7 @@ def read(record: Record) -> Iterator[Asked]:
     name = "messages" if "messages" in record else "input"
     found = template.messages(record, name)
     answer = None
-    if found and found[-1][0] == "assistant":
+    if found and template.role_of(found[-1][0]) == "assistant":
         answer = template.reply(found.pop()[1])
     if not found:
         raise Unusable("requests without a message")

@@ -42,7 +42,7 @@ def read(record: Record) -> Iterator[Asked]:
 
     """
     times = _times(record, record.get(_name(record)))
-    found = messages(record)
+    found = [(template.role_of(name), text) for name, text in messages(record)]
     # What an assistant says first answers what is not in the log.
     begins = next((i for i, (role, _) in enumerate(found) if role != "assistant"), len(found))
     parts: tuple[str, ...] = ()
@@ -88,7 +88,5 @@ def _times(record: Record, found: object) -> list[float | None]:
 
 
 def _is_user(message: object) -> bool:
-    return isinstance(message, Mapping) and (message.get("role") or message.get("from")) in (
-        "user",
-        "human",
-    )
+    name = message.get("role") or message.get("from") if isinstance(message, Mapping) else None
+    return isinstance(name, str) and template.role_of(name.lower()) == "user"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from workloads.corpus import Tokenizer
 from workloads.formats.asked import Asked, BlockIds, Text, TokenIds
+from workloads.formats.source import Place
 
 # Text that is tokenized together, on all cores.
 _BATCH_CHARACTERS = 1 << 22
@@ -46,19 +47,19 @@ class Cutter:
         # The full blocks of the last prompt, and their hashes.
         self._before: tuple[bytes, list[bytes]] = b"", []
 
-    def cut(self, requests: Iterable[tuple[int, Asked]]) -> Iterator[tuple[int, Asked]]:
-        """Yield each request with its line, its prompt as ids, and the length of its answer."""
+    def cut(self, requests: Iterable[tuple[Place, Asked]]) -> Iterator[tuple[Place, Asked]]:
+        """Yield each request with its place, its prompt as ids, and the length of its answer."""
         for batch in _batches(requests):
             self._tokenize(batch)
-            for line, asked in batch:
+            for place, asked in batch:
                 tokens = self._tokens_of(asked)
                 output = asked.output_tokens
                 if output is None and asked.reply is not None:
                     output = len(self._tokens[asked.reply])
                 prompt = BlockIds(self._ids(tokens), len(tokens), self.block_size)
-                yield line, replace(asked, prompt=prompt, output_tokens=output, reply=None)
+                yield place, replace(asked, prompt=prompt, output_tokens=output, reply=None)
 
-    def _tokenize(self, batch: Sequence[tuple[int, Asked]]) -> None:
+    def _tokenize(self, batch: Sequence[tuple[Place, Asked]]) -> None:
         if self._remembered > _REMEMBERED:
             self._tokens.clear()
             self._remembered = 0
@@ -99,11 +100,11 @@ def _texts(asked: Asked) -> Iterator[str]:
     return chain(parts, reply)
 
 
-def _batches(requests: Iterable[tuple[int, Asked]]) -> Iterator[list[tuple[int, Asked]]]:
-    batch: list[tuple[int, Asked]] = []
+def _batches(requests: Iterable[tuple[Place, Asked]]) -> Iterator[list[tuple[Place, Asked]]]:
+    batch: list[tuple[Place, Asked]] = []
     characters = 0
-    for line, asked in requests:
-        batch.append((line, asked))
+    for place, asked in requests:
+        batch.append((place, asked))
         characters += sum(map(len, _texts(asked)))
         if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_REQUESTS:
             yield batch

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from workloads.file import Run, WorkloadError
-from workloads.formats import source
-from workloads.formats.asked import Asked, BadRecord, BlockIds, Unusable, shown
+from workloads.formats.asked import Asked, BadRecord, BlockIds
 from workloads.formats.cutting import Cutter
 from workloads.formats.registry import Format
+from workloads.formats.source import Place, Records
 from workloads.prefixes import Prefixes
 
 NONE = -1
@@ -34,7 +34,6 @@ class Log:
 
     id_tokens: int
     notes: list[str] = field(default_factory=list)
-    lines: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[float]" = field(default_factory=lambda: array("d"))  # ms
     delays: "array[float]" = field(default_factory=lambda: array("d"))  # ms after the turn before
     prompt_tokens: "array[int]" = field(default_factory=lambda: array("q"))
@@ -46,7 +45,7 @@ class Log:
 
     def __len__(self) -> int:
         """The requests."""
-        return len(self.lines)
+        return len(self.times)
 
     def runs(self, request: int) -> Iterator[Run]:
         """Yield the runs of one request's ids: first number and count."""
@@ -54,13 +53,10 @@ class Log:
         for i in range(self._ends[request - 1] if request else 0, end, 2):
             yield self._runs[i], self._runs[i + 1]
 
-    def _append(
-        self, line: int, asked: Asked, prompt: BlockIds, session: int, runs: list[Run]
-    ) -> None:
+    def _append(self, asked: Asked, prompt: BlockIds, session: int, runs: list[Run]) -> None:
         def value(found: int | None) -> int:
             return NONE if found is None else found
 
-        self.lines.append(line)
         self.times.append(math.nan if asked.time is None else asked.time)
         self.delays.append(math.nan if asked.delay is None else asked.delay)
         self.prompt_tokens.append(prompt.tokens)
@@ -74,6 +70,7 @@ class Log:
 def read(
     path: Path,
     form: Format,
+    block_size: int,
     cutter: Cutter | None = None,
     id_tokens: int | None = None,
     skip_bad: int = 0,
@@ -83,6 +80,7 @@ def read(
     Args:
         path: The file.
         form: Its format.
+        block_size: Tokens a block of the engine, of which an id must have a whole number.
         cutter: Of a log of text, what makes ids of it.
         id_tokens: Of a log of ids, tokens an id; without, what the log says, or its lengths do.
         skip_bad: So many bad records are left out and counted.
@@ -93,7 +91,7 @@ def read(
 
     """
     refuse_lengths(path, form)
-    records = Records(path, form, skip_bad)
+    records = Records(path, form.read, skip_bad)
     notes = []
     requests = iter(records)
     if form.content == "text":
@@ -106,18 +104,23 @@ def read(
             id_tokens = _id_tokens(sample, form.id_tokens)
             if id_tokens != form.id_tokens:
                 notes.append(f"ids of {id_tokens} tokens, as the log or its lengths say")
+    if id_tokens % block_size:
+        raise WorkloadError(
+            f"{path}: ids of {id_tokens} tokens are not a whole number of blocks of "
+            f"{block_size}: set the engine's block size to a divisor of {id_tokens}"
+        )
     log = Log(id_tokens, notes)
     prefixes = Prefixes()
     sessions = _Sessions()
-    for line, asked in requests:
+    for place, asked in requests:
         prompt = asked.prompt
         assert isinstance(prompt, BlockIds)
         try:
-            _check_ids(prompt, id_tokens)
+            _check_ids(prompt, id_tokens, block_size)
         except BadRecord as error:
-            records.bad(line, error)
+            records.bad(place, error)
             continue
-        log._append(line, asked, prompt, sessions.of(asked), prefixes.add(prompt.ids))
+        log._append(asked, prompt, sessions.of(asked), prefixes.add(prompt.ids))
     if not len(log):
         raise WorkloadError(f"{path}: no request in it can be used; {'; '.join(records.notes)}")
     notes += records.notes
@@ -132,13 +135,14 @@ def read_times(path: Path, form: Format) -> npt.NDArray[np.float64]:
 
     """
     times = array("d")
-    for line, asked in Records(path, form):
+    for place, asked in Records(path, form.read):
         if asked.time is None:
-            raise WorkloadError(f"{path}, line {line}: no time, where only times are asked for")
+            raise WorkloadError(f"{path}, {place}: no time, where only times are asked for")
         times.append(asked.time)
-    found = np.array(times, dtype=np.float64)
+    found: npt.NDArray[np.float64] = np.array(times, dtype=np.float64)
     found.sort()
-    return found - found.min(initial=math.inf)
+    found -= found.min(initial=math.inf)
+    return found
 
 
 def refuse_lengths(path: Path, form: Format) -> None:
@@ -154,58 +158,6 @@ def refuse_lengths(path: Path, form: Format) -> None:
             "have in common (reuse): it is no workload for a cache. Name it as `times` of another "
             "workload, whose requests then come at these times"
         )
-
-
-class Records:
-    """The requests of a log file, with their lines; counts what is left out.
-
-    Iterated over, it raises a WorkloadError at a bad record that is one too many, and of a file
-    that cannot be read.
-
-    """
-
-    def __init__(self, path: Path, form: Format, skip_bad: int = 0) -> None:
-        self._path, self._form, self._skip_bad = path, form, skip_bad
-        self._num_bad = 0
-        self._first_bad = ""
-        self._unusable: Counter[str] = Counter()
-
-    def __iter__(self) -> Iterator[tuple[int, Asked]]:
-        for line, record in source.records(self._path):
-            try:
-                if isinstance(record, BadRecord):
-                    raise record
-                if not isinstance(record, Mapping):
-                    raise BadRecord(f"{shown(record)} should be an object")
-                # Whole or not at all.
-                found = list(self._form.read(record))
-            except BadRecord as error:
-                self.bad(line, error)
-                continue
-            except Unusable as error:
-                self._unusable[str(error)] += 1
-                continue
-            for asked in found:
-                yield line, asked
-
-    def bad(self, line: int, error: BadRecord) -> None:
-        """Count a bad record."""
-        self._num_bad += 1
-        self._first_bad = self._first_bad or f"line {line}: {error}"
-        if self._num_bad > self._skip_bad:
-            raise WorkloadError(
-                f"{self._path}, line {line}: {error}"
-                + (f" (bad record {self._num_bad}, of which `skip_bad` allows {self._skip_bad})")
-                * bool(self._skip_bad)
-            ) from None
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out."""
-        notes = [f"left out, {what}: {count}" for what, count in self._unusable.items()]
-        if self._num_bad:
-            notes.append(f"left out, bad records: {self._num_bad}, the first in {self._first_bad}")
-        return notes
 
 
 class _Sessions:
@@ -225,7 +177,7 @@ class _Sessions:
         return known
 
 
-def _id_tokens(sample: list[tuple[int, Asked]], usual: int | None) -> int:
+def _id_tokens(sample: list[tuple[Place, Asked]], usual: int | None) -> int:
     """Return how many tokens an id has: what is said, is usual, is a power of 2, or else fits."""
     prompts = [asked.prompt for _, asked in sample if isinstance(asked.prompt, BlockIds)]
     said = next((prompt.id_tokens for prompt in prompts if prompt.id_tokens), None)
@@ -248,10 +200,15 @@ def _numbers(tokens: int, id_tokens: int) -> tuple[int, int]:
     return -(-tokens // id_tokens), tokens // id_tokens
 
 
-def _check_ids(prompt: BlockIds, id_tokens: int) -> None:
+def _check_ids(prompt: BlockIds, id_tokens: int, block_size: int) -> None:
     due = _numbers(prompt.tokens, id_tokens)
     if len(prompt.ids) not in due:
         raise BadRecord(
             f"hash_ids: {len(prompt.ids)} ids where {prompt.tokens} tokens have "
             f"{due[0]} of {id_tokens} tokens; say `id_tokens` if an id has another number"
+        )
+    if len(prompt.ids) * id_tokens < prompt.tokens // block_size * block_size:
+        raise BadRecord(
+            f"no id for the last full block of {block_size} tokens: set the engine's block size to "
+            f"{id_tokens}"
         )

@@ -29,6 +29,7 @@ from workloads.formats.asked import (
     output_tokens,
     session,
     shown,
+    text,
     time_ms,
 )
 from workloads.formats.chats import unwrapped
@@ -68,7 +69,7 @@ def read(record: Record) -> Iterator[Asked]:
     name = next((name for name in _PROMPTS if record.get(name) is not None), None)
     if name is None:
         raise BadRecord(f"prompt: missing; the record has {', '.join(record) or 'no keys'}")
-    prefix = next((text for key in _PREFIXES if isinstance(text := record.get(key), str)), "")
+    prefix = next((text(key, record[key]) for key in _PREFIXES if record.get(key)), "")
     answer = record.get("output")
     for prompt in _prompts(name, record[name], prefix):
         yield Asked(
@@ -83,7 +84,7 @@ def read(record: Record) -> Iterator[Asked]:
 
 def _prompts(name: str, value: object, prefix: str) -> Iterator[Prompt]:
     if isinstance(value, str):
-        parts = tuple(filter(None, (prefix, value)))
+        parts = tuple(filter(None, (prefix, text(name, value))))
         if not parts:
             raise Unusable("requests with an empty prompt")
         yield Text(parts)
@@ -119,10 +120,9 @@ def read_turns(record: Record) -> Iterator[Asked]:
             raise BadRecord(f"turns.{i}: {shown(turn)} where a turn is due")
         texts = turn.get("text", turn.get("texts"))
         if isinstance(texts, list):
-            texts = "".join(text for text in texts if isinstance(text, str))
-        if not isinstance(texts, str) or not texts:
-            raise BadRecord(f"turns.{i}.text: {shown(texts)} where text is due")
-        parts = (*parts, *template.said("user", texts), template.ASSISTANT)
+            texts = "".join(text(f"turns.{i}.texts", one) for one in texts)
+        said = template.said("user", text(f"turns.{i}.text", texts))
+        parts = (*parts, *said, template.ASSISTANT)
         yield Asked(
             prompt=Text(parts),
             time=time_ms(turn, 1) if i else time_ms({**record, **turn}, 1),
@@ -141,10 +141,10 @@ def read_document(record: Record) -> Iterator[Asked]:
         BadRecord: if it lacks something.
 
     """
-    document, questions = record.get("document"), record.get("questions")
-    if not isinstance(document, str) or not document:
-        raise BadRecord(f"document: {shown(document)} where text is due")
-    if not isinstance(questions, list) or not all(isinstance(q, str) and q for q in questions):
+    document, questions = text("document", record.get("document")), record.get("questions")
+    if not isinstance(questions, list):
         raise BadRecord(f"questions: {shown(questions)} where a list of texts is due")
     for question in questions:
-        yield Asked(prompt=Text((document, question)))
+        asked = text("questions", question)
+        if parts := tuple(filter(None, (document, asked))):
+            yield Asked(prompt=Text(parts))

@@ -51,18 +51,18 @@ def recognise(path: Path) -> Format:
 
     """
     first = None
-    for line, record in source.records(path):
+    for place, record in source.records(path):
         if isinstance(record, Mapping):
             for form in _FORMATS:
                 if form.fits(record):
                     return form
             raise WorkloadError(
-                f"{path}, line {line}: a record with {', '.join(record) or 'no keys'} is in no "
+                f"{path}, {place}: a record with {', '.join(record) or 'no keys'} is in no "
                 f"format that is known: {', '.join(FORMATS)}; see workloads/formats/README.md, and "
                 "say `format` if it is one of them"
             )
-        first = first or (line, record)
+        first = first or (place, record)
     assert first is not None
-    line, record = first
+    place, record = first
     reason = record if isinstance(record, Exception) else f"{shown(record)} is no object"
-    raise WorkloadError(f"{path}, line {line}: {reason}")
+    raise WorkloadError(f"{path}, {place}: {reason}")

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from workloads.formats.asked import BadRecord, Record, shown
+from workloads.formats.asked import text as checked
 
 ASSISTANT = "<|im_start|>assistant\n"
 """What a prompt ends with, and each reply in it begins with."""
@@ -19,8 +20,14 @@ _ROLES = {
 }
 
 
-def said(role: str, text: str) -> tuple[str, ...]:
+def role_of(name: str) -> str:
+    """Return OpenAI's name of a role, whatever the log calls it."""
+    return _ROLES.get(name, name)
+
+
+def said(name: str, text: str) -> tuple[str, ...]:
     """Return the parts of a prompt that one message is."""
+    role = role_of(name)
     if role == "assistant":
         return ASSISTANT, reply(text)
     return (f"<|im_start|>{role}\n{text}<|im_end|>\n",)
@@ -34,8 +41,7 @@ def reply(text: str) -> str:
 def messages(record: Record, name: str) -> list[tuple[str, str]]:
     """Return role and text of each message of a record's list; the text may be empty.
 
-    Roles have OpenAI's names, whatever the log calls them. What an assistant calls is text; what is
-    no text, such as an image, is a word with its hash.
+    What an assistant calls is text; what is no text, such as an image, is a word with its hash.
 
     Raises:
         BadRecord: if it is no such list.
@@ -61,29 +67,18 @@ def _message(where: str, message: object) -> tuple[str, str]:
     texts = [_text(f"{where}.{keys[0] if keys else 'content'}", content)]
     if calls:
         texts.append(json.dumps(calls, ensure_ascii=False))
-    return _ROLES.get(role.lower(), role.lower()), "\n".join(filter(None, texts))
+    return role.lower(), "\n".join(filter(None, texts))
 
 
 def _text(where: str, content: object) -> str:
     if content is None:
         return ""
-    if isinstance(content, str):
-        return _whole(where, content)
     if isinstance(content, list):
         return "".join(_text(f"{where}.{i}", part) for i, part in enumerate(content))
-    if isinstance(content, Mapping):
-        text = content.get("text")
-        if isinstance(text, str):
-            return _whole(where, text)
-        whole = json.dumps(content, sort_keys=True).encode()
-        digest = hashlib.blake2b(whole, digest_size=8).hexdigest()
-        return f"[{content.get('type', 'part')} {digest}]"
-    raise BadRecord(f"{where}: {shown(content)} where text is due")
-
-
-def _whole(where: str, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRecord(f"{where}: half a character, which no tokenizer takes") from None
-    return text
+    if not isinstance(content, Mapping):
+        return checked(where, content)
+    if "text" in content:
+        return checked(f"{where}.text", content["text"])
+    whole = json.dumps(content, sort_keys=True).encode()
+    digest = hashlib.blake2b(whole, digest_size=8).hexdigest()
+    return f"[{content.get('type', 'part')} {digest}]"
