@@ -10,6 +10,7 @@ and what the user says. A conversation ends before what is empty: its log is not
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 from workloads.formats import template
 from workloads.formats.asked import Asked, Record, Text, Unusable, session, time_ms
@@ -77,8 +78,7 @@ def _times(record: Record, found: object) -> list[float | None]:
     if not isinstance(found, Sequence):
         return []
     own = [time_ms(one, 1) if isinstance(one, Mapping) else None for one in found]
-    answers = [*own[1:], None]
-    times = [b if a is None else a for a, b in zip(own, answers, strict=True)]
+    times = [b if a is None else a for a, b in zip_longest(own, own[1:])]
     if all(time is None for time in own):
         names = ("timestamp", "tstamp", "created_at", "create_time", "created", "time", "date")
         first = next((i for i, one in enumerate(found) if _is_user(one)), None)

@@ -29,26 +29,57 @@ class BatchTokenizer(Tokenizer, Protocol):
         ...
 
 
+class Hasher:
+    """Names the blocks of prompts, each by a hash of it and all before it.
+
+    Args:
+        key: Of the hash (BLAKE2b): who does not have it cannot try out what an id is of.
+
+    """
+
+    def __init__(self, key: bytes = b"") -> None:
+        self._key = key
+        # The full blocks of the last prompt, and their hashes.
+        self._before: tuple[bytes, list[bytes]] = b"", []
+
+    def ids(self, content: bytes, step: int) -> npt.NDArray[np.uint64]:
+        """Return the ids of a prompt's blocks of so many bytes; the last may be shorter."""
+        # Of a conversation, most was hashed just before.
+        known, found = self._before if content.startswith(self._before[0]) else (b"", [])
+        found = found.copy()
+        before = found[-1] if found else bytes(_ID_BYTES)
+        for start in range(len(known), len(content), step):
+            before = hashlib.blake2b(
+                before + content[start : start + step], digest_size=_ID_BYTES, key=self._key
+            ).digest()
+            found.append(before)
+        full = len(content) // step
+        self._before = content[: full * step], found[:full]
+        # 63 bits, which all that read JSON as whole numbers can take.
+        return np.frombuffer(b"".join(found), dtype="<u8").astype(np.uint64) >> np.uint64(1)
+
+
 class Cutter:
-    """Cuts prompts into blocks, and names each by a hash of it and all before it.
+    """Cuts prompts into blocks, and names each.
 
     Args:
         tokenizer: The model's tokenizer.
         block_size: Tokens a block, and so an id.
-        key: Of the hash (BLAKE2b): who does not have it cannot try out which text an id is of.
+        key: See `Hasher`.
 
     """
 
     def __init__(self, tokenizer: BatchTokenizer, block_size: int, key: bytes = b"") -> None:
-        self._tokenizer, self.block_size, self._key = tokenizer, block_size, key
+        self._tokenizer, self.block_size = tokenizer, block_size
+        self._hasher = Hasher(key)
         self._start = np.array(tokenizer.start, dtype=np.uint32)
         self._tokens: dict[str, npt.NDArray[np.uint32]] = {}
         self._remembered = 0
-        # The full blocks of the last prompt, and their hashes.
-        self._before: tuple[bytes, list[bytes]] = b"", []
 
-    def cut(self, requests: Iterable[tuple[Place, Asked]]) -> Iterator[tuple[Place, Asked]]:
-        """Yield each request with its place, its prompt as ids, and the length of its answer."""
+    def cut(
+        self, requests: Iterable[tuple[Place, Asked]]
+    ) -> Iterator[tuple[Place, Asked, BlockIds]]:
+        """Yield each request, which now has the length of its answer, and its prompt as ids."""
         for batch in _batches(requests):
             self._tokenize(batch)
             for place, asked in batch:
@@ -56,8 +87,8 @@ class Cutter:
                 output = asked.output_tokens
                 if output is None and asked.reply is not None:
                     output = len(self._tokens[asked.reply])
-                prompt = BlockIds(self._ids(tokens), len(tokens), self.block_size)
-                yield place, replace(asked, prompt=prompt, output_tokens=output, reply=None)
+                prompt = BlockIds(self._ids(tokens), len(tokens))
+                yield place, replace(asked, output_tokens=output), prompt
 
     def _tokenize(self, batch: Sequence[tuple[Place, Asked]]) -> None:
         if self._remembered > _REMEMBERED:
@@ -77,21 +108,7 @@ class Cutter:
         return np.concatenate([self._start, *(self._tokens[part] for part in asked.prompt.parts)])
 
     def _ids(self, tokens: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-        content = tokens.astype("<u4").tobytes()
-        step = 4 * self.block_size
-        # Of a conversation, most was hashed just before.
-        known, found = self._before if content.startswith(self._before[0]) else (b"", [])
-        found = found.copy()
-        before = found[-1] if found else bytes(_ID_BYTES)
-        for start in range(len(known), len(content), step):
-            before = hashlib.blake2b(
-                before + content[start : start + step], digest_size=_ID_BYTES, key=self._key
-            ).digest()
-            found.append(before)
-        full = len(content) // step
-        self._before = content[: full * step], found[:full]
-        # 63 bits, which all that read JSON as whole numbers can take.
-        return np.frombuffer(b"".join(found), dtype="<u8").astype(np.uint64) >> np.uint64(1)
+        return self._hasher.ids(tokens.astype("<u4").tobytes(), 4 * self.block_size)
 
 
 def _texts(asked: Asked) -> Iterator[str]:

@@ -60,12 +60,14 @@ def mooncake(record: Record) -> Iterator[Asked]:
     """
     said = number(record, ["block_size"], 1)
     size = None if said is None else int(said)
+    turn = number(record, ["turn"])
     yield Asked(
         prompt=BlockIds(_ids(record), needed(record, INPUT, 1), size),
         time=time_ms(record, 1),
         delay=delay_ms(record),
         output_tokens=output_tokens(record),
         session=session(record),
+        turn=None if turn is None else int(turn),
     )
 
 

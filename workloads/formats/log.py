@@ -92,18 +92,10 @@ def read(
     """
     refuse_lengths(path, form)
     records = Records(path, form.read, skip_bad)
+    requests, id_tokens = with_ids(records, form, cutter, id_tokens)
     notes = []
-    requests = iter(records)
-    if form.content == "text":
-        assert cutter is not None
-        requests, id_tokens = cutter.cut(requests), cutter.block_size
-    else:
-        sample = list(islice(requests, _SAMPLE))
-        requests = chain(sample, requests)
-        if id_tokens is None:
-            id_tokens = _id_tokens(sample, form.id_tokens)
-            if id_tokens != form.id_tokens:
-                notes.append(f"ids of {id_tokens} tokens, as the log or its lengths say")
+    if form.id_tokens not in (None, id_tokens):
+        notes.append(f"ids of {id_tokens} tokens, as the log or its lengths say")
     if id_tokens % block_size:
         raise WorkloadError(
             f"{path}: ids of {id_tokens} tokens are not a whole number of blocks of "
@@ -111,20 +103,53 @@ def read(
         )
     log = Log(id_tokens, notes)
     prefixes = Prefixes()
-    sessions = _Sessions()
-    for place, asked in requests:
-        prompt = asked.prompt
-        assert isinstance(prompt, BlockIds)
-        try:
-            _check_ids(prompt, id_tokens, block_size)
-        except BadRecord as error:
-            records.bad(place, error)
+    sessions = Sessions()
+    for place, asked, prompt in requests:
+        if len(prompt.ids) * id_tokens < prompt.tokens // block_size * block_size:
+            error = "no id for the last full block of {} tokens: set the engine's block size to {}"
+            records.bad(place, BadRecord(error.format(block_size, id_tokens)))
             continue
         log._append(asked, prompt, sessions.of(asked), prefixes.add(prompt.ids))
     if not len(log):
         raise WorkloadError(f"{path}: no request in it can be used; {'; '.join(records.notes)}")
     notes += records.notes
     return log
+
+
+def with_ids(
+    records: Records[Asked], form: Format, cutter: Cutter | None, id_tokens: int | None = None
+) -> tuple[Iterator[tuple[Place, Asked, BlockIds]], int]:
+    """Return the requests with their prompts as ids, and how many tokens an id has.
+
+    Args:
+        records: What is read; a prompt whose ids do not fit its length counts as bad.
+        form: The format that it is in.
+        cutter: Of a log of text, what makes ids of it.
+        id_tokens: Of a log of ids, tokens an id; without, what the log says, or its lengths do.
+
+    """
+    requests = iter(records)
+    if form.content == "text":
+        assert cutter is not None
+        return cutter.cut(requests), cutter.block_size
+    sample = list(islice(requests, _SAMPLE))
+    size = id_tokens or _id_tokens(sample, form.id_tokens)
+
+    def checked() -> Iterator[tuple[Place, Asked, BlockIds]]:
+        for place, asked in chain(sample, requests):
+            prompt = asked.prompt
+            assert isinstance(prompt, BlockIds)
+            due = _numbers(prompt.tokens, size)
+            if len(prompt.ids) in due:
+                yield place, asked, prompt
+                continue
+            error = (
+                f"hash_ids: {len(prompt.ids)} ids where {prompt.tokens} tokens have {due[0]} of "
+                f"{size} tokens; say `id_tokens` if an id has another number"
+            )
+            records.bad(place, BadRecord(error))
+
+    return checked(), size
 
 
 def read_times(path: Path, form: Format) -> npt.NDArray[np.float64]:
@@ -160,7 +185,7 @@ def refuse_lengths(path: Path, form: Format) -> None:
         )
 
 
-class _Sessions:
+class Sessions:
     """Numbers the sessions as they come; one that goes on with another is that one."""
 
     def __init__(self) -> None:
@@ -168,6 +193,7 @@ class _Sessions:
         self._new = 0
 
     def of(self, asked: Asked) -> int:
+        """Return the number of the request's session; `NONE` without."""
         if asked.session is None:
             return NONE
         known = self._numbers.get(asked.goes_on, self._numbers.get(asked.session))
@@ -198,17 +224,3 @@ def _id_tokens(sample: list[tuple[Place, Asked]], usual: int | None) -> int:
 def _numbers(tokens: int, id_tokens: int) -> tuple[int, int]:
     """Return the numbers of ids that so many tokens may have; a last one may be missing."""
     return -(-tokens // id_tokens), tokens // id_tokens
-
-
-def _check_ids(prompt: BlockIds, id_tokens: int, block_size: int) -> None:
-    due = _numbers(prompt.tokens, id_tokens)
-    if len(prompt.ids) not in due:
-        raise BadRecord(
-            f"hash_ids: {len(prompt.ids)} ids where {prompt.tokens} tokens have "
-            f"{due[0]} of {id_tokens} tokens; say `id_tokens` if an id has another number"
-        )
-    if len(prompt.ids) * id_tokens < prompt.tokens // block_size * block_size:
-        raise BadRecord(
-            f"no id for the last full block of {block_size} tokens: set the engine's block size to "
-            f"{id_tokens}"
-        )
