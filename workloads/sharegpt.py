@@ -47,9 +47,9 @@ class ShareGPT(BaseModel):
         None, description="a file of one's own conversations (workloads/formats); without, ShareGPT"
     )
     conversations: PositiveInt = Field(description="number of conversations, drawn at random")
-    arrival_rate: PositiveFloat = Field(description="new conversations a second")
+    arrival_rate: PositiveFloat = Field(le=100_000, description="new conversations a second")
     think_time_mean: PositiveFloat = Field(
-        description="mean time from a reply to the user's next turn"
+        le=86_400, description="mean time from a reply to the user's next turn"
     )
     length_max: PositiveInt = Field(
         description="a conversation ends before its first prompt and output longer than this"

@@ -45,7 +45,9 @@ class Trace(BaseModel):
         json_schema_extra={"enum": [*FORMATS, None]},
     )
     id_tokens: PositiveInt | None = Field(
-        None, description="tokens an id of the log has; without, found out from the lengths"
+        None,
+        le=65_536,
+        description="tokens an id of the log has; without, found out from the lengths",
     )
     skip_bad: NonNegativeInt = Field(
         0, description="so many records that cannot be read are left out, and counted"
@@ -56,10 +58,10 @@ class Trace(BaseModel):
         "may have times and lengths alone (BurstGPT, Azure)",
     )
     arrival_rate: PositiveFloat = Field(
-        1.0, description="of conversations without times: how many begin in a second"
+        1.0, le=100_000, description="of conversations without times: how many begin in a second"
     )
     think_time_mean: PositiveFloat = Field(
-        60.0, description="of turns without times: mean seconds from one to the next"
+        60.0, le=86_400, description="of turns without times: mean seconds from one to the next"
     )
     requests: PositiveInt | None = Field(
         None, description="only the first so many, of those not left out for their length"
