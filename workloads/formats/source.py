@@ -255,13 +255,15 @@ def _elements(
 
 
 def _rows(path: Path, file: IO[bytes], first: bytes, number: int) -> Iterator[tuple[Place, object]]:
+    line = 0
     try:
         names = next(csv.reader([first.decode()]))
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        rows = csv.DictReader(text, [name.strip() for name in names], strict=True)
-        for row in rows:
-            yield Place(number + rows.line_num), row
+        with io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+            rows = csv.DictReader(text, [name.strip() for name in names], strict=True)
+            for row in rows:
+                line = rows.line_num
+                yield Place(number + line), row
     except UnicodeDecodeError as error:
         raise WorkloadError(f"{path}: not UTF-8: {error}") from None
     except csv.Error as error:
-        raise WorkloadError(f"{path}, line {number + rows.line_num}: not CSV: {error}") from None
+        raise WorkloadError(f"{path}, line {number + line + 1}: not CSV: {error}") from None

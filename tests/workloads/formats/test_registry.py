@@ -96,9 +96,8 @@ def test_junk_is_read_or_refused_and_never_breaks(name: str) -> None:
                     # What a tokenizer takes.
                     assert asked.prompt.parts
                     assert all(part.encode() for part in (*asked.prompt.parts, asked.reply or "-"))
-        except (BadRecord, Unusable) as error:
+        except (BadRecord, Unusable):
             refused += 1
-            assert str(error)
     assert refused
 
 
