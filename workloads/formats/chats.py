@@ -60,7 +60,7 @@ def _object(value: object) -> object:
 def has_messages(record: Record) -> bool:
     """Whether the record has the messages of one request."""
     inner = unwrapped(record)
-    return isinstance(inner.get("messages"), list) or _are_messages(inner.get("input"))
+    return "messages" in inner or _are_messages(inner.get("input"))
 
 
 def _are_messages(value: object) -> bool:
