@@ -1,3 +1,4 @@
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -81,6 +82,7 @@ def test_sessions_delays_and_the_size_of_blocks() -> None:
         ("1970-01-01T01:01:00+01:00", 60_000),
         ("1970-01-01 00:00:01.9799600", 1_979.96),
         ("1970-01-01 00:00:00.009930+00:00", 9.93),
+        (datetime(1970, 1, 2), 86_400_000),
         (None, None),
         ("", None),
     ],

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from workloads.file import WorkloadError
 from workloads.formats import source
@@ -69,6 +70,17 @@ def test_rows_of_csv_have_the_names_of_its_first_line(path: Path) -> None:
         (Place(3), {"a": "1", "b c": "x\r\ny"}),
         (Place(4), {"a": "2", "b c": ""}),
     ]
+
+
+def test_rows_of_parquet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_BATCH_ROWS", 7)
+    parquet.write_table(pa.Table.from_pylist(_RECORDS), path)
+    found = list(source.records(path))
+    assert [record for _, record in found] == _RECORDS
+    assert [place.line for place, _ in found] == list(range(1, 41))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(WorkloadError, match="cannot be read"):
+        list(source.records(path))
 
 
 @pytest.mark.parametrize(
