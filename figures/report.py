@@ -18,7 +18,7 @@ import jinja2
 import pandas as pd
 
 from figures import captions, saved
-from figures.catalogue import FIGURES, Entry, names
+from figures.catalogue import Entry, entries
 from harness.analysis import claims
 from harness.analysis.results import Results, read
 from harness.analysis.tables import ORIGIN
@@ -88,7 +88,7 @@ def render(config_file: Path, results: Results, judged: Sequence[Claim]) -> str:
         config=results.config,
         config_file=shlex.quote(str(config_file)),
         claims=judged,
-        figures=[_shown(results, name) for name in names(results.config)],
+        figures=[_shown(results, *item) for item in entries(results.config).items()],
         cells=results.cells,
         origin=_origin(results.cells),
         policies={
@@ -98,8 +98,7 @@ def render(config_file: Path, results: Results, judged: Sequence[Claim]) -> str:
     )
 
 
-def _shown(results: Results, name: str) -> Shown:
-    entry = FIGURES[name]
+def _shown(results: Results, name: str, entry: Entry) -> Shown:
     png = results.folder / "figures" / f"{name}.png"
     drawn = saved.read(png)
     own = results.on(*entry.packages)

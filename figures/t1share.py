@@ -69,13 +69,19 @@ def draw(results: Results, entry: Entry) -> Figure:
     )
     style.face(
         figure,
-        f"{entry.title}. Tier replay, policy arc, batch size 1, one seed: blocks in T1 (used once "
+        f"{entry.title}. Tier replay, policy arc, batch size 1, one seed of each workload: blocks in T1 (used once "
         "of late) as a share of the cache, after each request, with its median; dotted lines where "
         "doc-QA's popularity is shuffled anew.",
         *(f"Not run: {name}; cells.csv says why, and what to do." for name in left_out),
+        *(_left_out(of_each[name], cells) for name, cells in drawn.items()),
         captions.not_drawn(invalid),
     )
     return figure
+
+
+def _left_out(found: pd.DataFrame, drawn: pd.DataFrame) -> str:
+    said = captions.left_out(found, drawn)
+    return f"{drawn['workload'].iloc[0]}: {said[0].lower()}{said[1:]}" if said else ""
 
 
 def _arcs(results: Results, workload: str) -> pd.DataFrame:
