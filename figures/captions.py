@@ -35,7 +35,7 @@ def workload(results: Results, tier: Tier, name: str) -> str:
             else f"documents and cache at 1/{1 / scale:g} of the paper's size"
         )
         return f"Doc-QA on {params.documents} documents of {text}, {size}"
-    source = params.dataset if isinstance(params, Trace) else "ShareGPT"
+    source = params.source if isinstance(params, Trace) else "ShareGPT"
     return f"Conversations of {source} at their own size"
 
 

@@ -358,7 +358,9 @@ def parse(content: object, origin: str) -> Config:
 def _check_source(where: str, workload: DocQA | Trace | ShareGPT) -> None:
     if isinstance(workload, ShareGPT):
         return
-    key = "dataset" if isinstance(workload, Trace) else "corpus"
+    key = "corpus"
+    if isinstance(workload, Trace):
+        key = "path" if workload.path else "dataset"
     name, known = getattr(workload, key), datasets.cards()
     if name not in known and name != SYNTHETIC and not Path(name).is_file():
         raise HarnessError(

@@ -44,7 +44,7 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
     try:
         if isinstance(params, Trace):
             known = params.dataset in datasets.cards()
-            path = datasets.locate(params.dataset) if known else Path(params.dataset)
+            path = datasets.locate(params.source) if known else Path(params.source)
             return trace.build(name, params, seed, path, settings.block_size)
         entries = None if isinstance(params, ShareGPT) else _entries(params)
         tokenizer = _Remembering(models.load_tokenizer(model))
@@ -122,7 +122,7 @@ def sources(path: Path, params: WorkloadParams) -> list[Path]:
         params: What it is made of.
 
     """
-    name = params.dataset if isinstance(params, Trace) else getattr(params, "corpus", "")
+    name = params.source if isinstance(params, Trace) else getattr(params, "corpus", "")
     if name not in datasets.cards():
         return [Path(name)] if name and name != docqa.SYNTHETIC else []
     arrived = path.with_name(f"{path.name}.data-arrived")

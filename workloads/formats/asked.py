@@ -1,0 +1,121 @@
+"""What all formats have in common: a request as a log has it."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Record = Mapping[str, Any]
+"""One object of a log: a line of JSON, an element of an array, or a row of CSV."""
+
+
+class BadRecord(Exception):  # noqa: N818 - a line of a file, which whoever knows the file names
+    """A record cannot be used; the message says what was found and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIds:
+    """A prompt as ids of its blocks; the last may be of a block that is not full, or be missing."""
+
+    ids: npt.NDArray[np.uint64]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request; times in ms. None: the log does not say."""
+
+    prompt: BlockIds
+    time: float | None = None
+    output_tokens: int | None = None
+    session: Hashable = None
+    goes_on: Hashable = None  # the session that this one goes on with, if it is known
+    turn: int | None = None
+
+
+def number(
+    record: Record, names: Sequence[str], least: float = 0, whole: bool = True
+) -> float | None:
+    """Return the first of the keys that the record has, as a number; None without any.
+
+    Whole numbers may be written as floats or text, as tables are that went through others' hands.
+
+    Raises:
+        BadRecord: if it is no such number.
+
+    """
+    for name in names:
+        if (value := record.get(name)) is not None and value != "":
+            break
+    else:
+        return None
+    kind = "a whole number" if whole else "a number"
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        found = float(value)
+        good = math.isfinite(found) and found >= least and not (whole and found % 1)
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise BadRecord(f"{name}: {shown(value)} where {kind} of {least:g} or more is due")
+    return found
+
+
+def needed(record: Record, names: Sequence[str], least: int = 0) -> int:
+    """Return the same of a whole number that must be there."""
+    found = number(record, names, least)
+    if found is None:
+        raise BadRecord(f"{names[0]}: missing; the record has {', '.join(record) or 'no keys'}")
+    return int(found)
+
+
+_TIMES = ("timestamp", "created_time", "created_at", "created", "arrival_time", "time", "date")
+# Times since 1970 in s, ms, us and ns are as far apart as this, for 300 years to come.
+_SINCE_1970 = ((1e17, 1e-6), (1e14, 1e-3), (1e11, 1.0), (1e8, 1e3))
+
+
+def time_ms(record: Record, unit_ms: float, names: Sequence[str] = _TIMES) -> float | None:
+    """Return when the request came, in ms; None if the record does not say.
+
+    Args:
+        record: It may have a number or text, and text may be a number or a date as in ISO 8601.
+        unit_ms: What a small number counts. A large one is a time since 1970, whose unit shows.
+        names: The keys, of which the first that is there is taken.
+
+    Raises:
+        BadRecord: if it is no time.
+
+    """
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, str) and value.strip():
+            try:
+                float(value)
+            except ValueError:
+                return _date_ms(name, value.strip())
+        found = number(record, [name], whole=False)
+        if found is not None:
+            unit = next((unit for least, unit in _SINCE_1970 if found >= least), unit_ms)
+            return found * unit
+    return None
+
+
+def _date_ms(name: str, text: str) -> float:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadRecord(
+            f"{name}: {shown(text)} is no time: write a number, or a date as 2026-01-31T12:00:00Z"
+        ) from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1e3
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
