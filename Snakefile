@@ -53,6 +53,9 @@ ENGINE_TREES = {
 }
 TINY_MODEL = f"build/models/{models.TINY_QWEN3}"
 FIGURES = catalogue.names(CONFIG)
+# Of a study, what its figures and its page say besides.
+TRAFFIC = [f"{RESULTS}/traffic.json"] if CONFIG.study else []
+ANSWER = [f"{RESULTS}/study.json", f"{RESULTS}/study.csv"] if CONFIG.study else []
 
 
 def model_input(tier):
@@ -100,6 +103,7 @@ localrules:
     tiny_model,
     cells_table,
     policies_table,
+    answer,
     claims,
     figure,
     report,
@@ -304,6 +308,48 @@ rule policies_table:
         " --markdown {output.md} 2>&1 | tee -i {log} >&2"
 
 
+rule traffic:
+    """What a study's traffic is like, whatever cache serves it."""
+    input:
+        workload=[
+            workload_file("replay", workload, seed)
+            for workload, seed in CONFIG.replayed
+            if CONFIG.study
+        ],
+    output:
+        f"{RESULTS}/traffic.json",
+    log:
+        f"{RESULTS}/logs/traffic.log",
+    # Before replays, which then have all cores.
+    priority: 2 * len(CONFIG.cells)
+    conda:
+        "env/conda.yaml"
+    shell:
+        "python -m harness traffic {input.workload} {output} 2>&1 | tee -i {log} >&2"
+
+
+rule answer:
+    """Of a study: which policy, what it is worth, and how sure that is."""
+    input:
+        cells=f"{RESULTS}/cells.csv",
+        policies=f"{RESULTS}/policies.csv",
+        traffic=f"{RESULTS}/traffic.json",
+    output:
+        json=f"{RESULTS}/study.json",
+        csv=f"{RESULTS}/study.csv",
+    log:
+        f"{RESULTS}/logs/answer.log",
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, input: os.path.dirname(input.cells),
+        # So that another question is answered anew.
+        study=CONFIG.study.model_dump_json() if CONFIG.study else "",
+    shell:
+        "python -m harness answer {params.config} {params.results} 2>&1 | tee -i {log} >&2"
+
+
 rule claims:
     """A verdict on each claim."""
     input:
@@ -332,6 +378,7 @@ rule report:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",
         claims=f"{RESULTS}/claims.json",
+        answer=ANSWER,
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
     output:
         f"{RESULTS}/report.html",
@@ -370,6 +417,7 @@ rule figure:
     input:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",
+        traffic=TRAFFIC,
     output:
         png=f"{RESULTS}/figures/{{figure}}.png",
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
@@ -380,6 +428,8 @@ rule figure:
     params:
         config=CONFIG_FILE,
         results=lambda wildcards, input: os.path.dirname(input.cells),
+        # So that another question is drawn anew.
+        study=CONFIG.study.model_dump_json() if CONFIG.study else "",
     shell:
         "python -m figures {wildcards.figure} {params.config} {params.results} 2>&1"
         " | tee -i {log} >&2"

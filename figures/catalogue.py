@@ -223,7 +223,8 @@ def names(config: Config) -> list[str]:
 def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
     """Return figures for the cells that no figure of a name of its own shows.
 
-    They are by tier and workload: the hit rate, whatever the load, and what ARC did in tier replay.
+    They are by tier and workload: the hit rate, whatever the load; of a study, what the traffic is
+    like; and what ARC did in tier replay.
     """
     found: dict[str, Entry] = {}
     for cell in config.cells.values():
@@ -246,6 +247,10 @@ def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
             (workload,),
             policy="arc",
         )
+        if config.study is not None:
+            found[f"why-{workload}"] = Entry(
+                f"Why policies differ: {workload}", "why", tier, (workload,)
+            )
         if split.is_for(config) and not any(
             entry.module == split.module and workload in entry.workloads for entry in named
         ):

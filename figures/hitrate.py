@@ -5,6 +5,7 @@ It takes nothing for granted but ``cells.csv``, so that a user's own trace has a
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -20,6 +21,7 @@ from harness.analysis.stats import mean_interval
 from harness.config import Study
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
+from harness.policies import Policy
 
 _COLUMNS = 3
 # More panels cannot be read on one page.
@@ -27,7 +29,7 @@ _MOST = 6
 # Of a policy's points, by which it is set apart, so that none hides another: a factor.
 _DODGE = 1.012
 _LOGARITHMIC = 4.0
-_BOUNDS: Mapping[str, tuple[str, str]] = {
+_BOUNDS: Mapping[str, tuple[Literal["--", ":"], str]] = {
     OPTIMUM: ("--", "offline optimum"),
     INFINITE: (":", "infinite cache"),
 }
@@ -101,7 +103,7 @@ def _has_bounds(cells: pd.DataFrame) -> bool:
     return bool((cells["batch_size"] == 1).all())
 
 
-def _lines(axes: Axes, cells: pd.DataFrame, looks: Mapping[str, style.Policy]) -> None:
+def _lines(axes: Axes, cells: pd.DataFrame, looks: Mapping[str, Policy]) -> None:
     """Draw means of the seeds with 95 % intervals."""
     own = {policy: look for policy, look in looks.items() if policy in set(cells["policy"])}
     for place, (policy, look) in enumerate(own.items()):

@@ -156,7 +156,7 @@ def read(path: Path) -> Traffic:
 
 
 class _Sums:
-    """Numbers at places, and the sum of all after a place (Fenwick, Softw. Pract. Exp. 24, 1994)."""
+    """Numbers at places, and sums after them (Fenwick, Software: Pract. Exper. 24, 1994)."""
 
     def __init__(self, places: int) -> None:
         self._tree = [0] * (places + 1)
