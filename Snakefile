@@ -82,6 +82,11 @@ def tree_of(group):
     return [ENGINE_TREES[package] for package in patched & ENGINE_TREES.keys()]
 
 
+def replay_threads(group):
+    """The processes that a group of replays is spread over: of all cores, its share."""
+    return max(1, min(len(GROUPS[group]), (workflow.cores or 1) // len(REPLAY_GROUPS)))
+
+
 def is_gpu(wildcards):
     return GROUPS[wildcards.group][0].tier == "gpu"
 
@@ -225,7 +230,11 @@ rule engines:
 
 
 rule replay:
-    """All cells of tier replay that share a workload and seed: no clock, so they may overlap."""
+    """All cells of tier replay that share a workload and seed: no clock, so they may overlap.
+
+    Each of its threads is a process that takes cell after cell. Starting one takes as long as a
+    small cell, so where there are many such jobs each has one.
+    """
     input:
         model=lambda wildcards: model_input("replay"),
         workload=lambda wildcards: workload_of(wildcards.replay_group),
@@ -238,6 +247,7 @@ rule replay:
     priority: lambda wildcards: len(CONFIG.cells) + len(GROUPS[wildcards.replay_group])
     conda:
         "env/conda.yaml"
+    threads: lambda wildcards: replay_threads(wildcards.replay_group)
     params:
         config=CONFIG_FILE,
         model=lambda wildcards, input: input.model or CONFIG.tiers["replay"].model,
@@ -250,7 +260,7 @@ rule replay:
     shell:
         "python -m harness measure {params.config} {wildcards.replay_group}"
         " --model {params.model} --workload {input.workload} {params.tree}"
-        " --output {output} 2>&1 | tee -i {log} >&2"
+        " --processes {threads} --output {output} 2>&1 | tee -i {log} >&2"
 
 
 rule bounds:

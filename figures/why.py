@@ -56,9 +56,10 @@ def _distances(axes: Axes, found: Traffic, sizes: list[int], chosen: int) -> Non
         axes.axvline(size / 1000, color="black", linewidth=0.8, linestyle=":")
     axes.axvline(chosen / 1000, color="grey", linewidth=6, alpha=0.25)
     if found.distances:
-        # Log scales have no 0, which is what was used by the request before.
         tokens, shares = zip(*found.distances, strict=True)
-        x = np.maximum(tokens, found.block_size) / 1000
+        # A logarithmic scale has no 0, as of what the request before used, too.
+        least = min([distance for distance in tokens if distance > 0], default=found.block_size)
+        x = np.maximum(tokens, least / 2) / 1000
         axes.step(x, shares, where="post", color=_COLOR, linewidth=1.8)
         axes.plot([x[-1], max(x[-1], sizes[-1] / 1000)], [shares[-1]] * 2, color=_COLOR)
     else:

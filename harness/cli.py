@@ -124,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--workload", type=Path, required=True, help="workload file")
     measure.add_argument("--engine-tree", type=Path, help="patched tree; stock engines need none")
     measure.add_argument("--output", type=Path, required=True, help="folder to write")
+    measure.add_argument(
+        "--processes", type=int, default=1, help="for cells of tier replay (%(default)s)"
+    )
     measure.set_defaults(run=_measure)
 
     bench = commands.add_parser("bench", help="measure what our own code costs")
@@ -488,4 +491,6 @@ def _measure(arguments: argparse.Namespace) -> None:
         engine_tree=arguments.engine_tree,
         patches_sha256=patches_sha256,
         folder=arguments.output,
+        processes=arguments.processes,
+        requests=len(workload.requests),
     )

@@ -31,6 +31,7 @@ from workloads.file import BlockWorkload
 _ROOT = Path(__file__).parents[1]
 _ENGINE = "replay"
 _SEED = 42
+_CLOSE = 1.6
 _GIB = re.compile(r"([0-9.]+) *gi?b", re.IGNORECASE)
 
 
@@ -67,7 +68,7 @@ def run(
     """
     if not trace.is_file():
         raise HarnessError(f"{trace}: no such log")
-    size, line = kvcache.of_model(model), _line(ttft)
+    kv_cache, line = kvcache.of_model(model), _line(ttft)
     called = _slug(name or trace.name.partition(".")[0])
     folder = Path("results", f"study-{called}")
     path = folder / "config.yaml"
@@ -78,16 +79,18 @@ def run(
     found = _understood(draft, called, cores)
     say(f"{trace}: {found.sentence}")
     sizes = traffic.cache_sizes(found)
-    chosen = _chosen(cache, size, found, sizes)
-    sizes = sorted({*sizes, chosen})
+    chosen = _chosen(cache, kv_cache, found, sizes)
+    # One that is close to the size asked about would say the same.
+    apart = (size for size in sizes[1:-1] if max(size / chosen, chosen / size) > _CLOSE)
+    sizes = sorted({sizes[0], *apart, chosen, sizes[-1]})
     say(
         f"cache sizes: {', '.join(f'{tokens:,}' for tokens in sizes)} tokens, from what the "
         f"largest request needs to the whole working set; asked about: {chosen:,}"
     )
     study = Study(
         cache_tokens=chosen,
-        model=size.model,
-        kv_bytes_per_token=size.bytes_per_token,
+        model=kv_cache.model,
+        kv_bytes_per_token=kv_cache.bytes_per_token,
         base_ms=line.base_ms,
         ms_per_token=line.ms_per_token,
         ttft_from=line.source,

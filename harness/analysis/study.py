@@ -191,8 +191,8 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
     best, row = next(iter(by_policy.items()))
     bounds = here[here["kind"] == "bound"].set_index("policy")["hit_rate"]
     limits = [
-        f"{what} would hit {100 * bounds[name]:.1f} %"
-        for name, what in ((OPTIMUM, "the offline optimum"), (INFINITE, "an endless cache"))
+        f"{what} {100 * bounds[name]:.1f} %"
+        for name, what in ((OPTIMUM, "by the offline optimum"), (INFINITE, "in an endless cache"))
         if name in bounds
     ]
     gib = f"{study.gib(chosen):.3g} GiB of KV cache for {study.model}"
@@ -202,7 +202,7 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
         f"{_percent(row, 'hit_rate', 100, '')} % of all prompt tokens"
     )
     if limits:
-        first += f"; {' and '.join(limits)}"
+        first += f"; {' and '.join(limits)} would be hit"
     sentences = [f"{first}.", *_worth(study, by_policy, best, max(sizes))]
     remarks = [
         "In brackets: 95 % intervals over "
@@ -215,7 +215,8 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
         "themselves repeat exactly.",
         f"TTFT is predicted: {study.base_ms:.0f} ms + {1000 * study.ms_per_token:.1f} ms for each "
         f"thousand prompt tokens that are not cached, by {study.ttft_from}; waiting is not in it.",
-        "Requests are replayed one at a time, in their order.",
+        "Requests are replayed one at a time, in their order, and ask for one token each: an "
+        "answer is in the cache once a later prompt has it.",
     ]
     invalid = int((~results.cells["valid"].astype(bool)).sum())
     if invalid:
