@@ -20,7 +20,7 @@ class Entry:
 
     There is one for a config with such cells of at least one of the workloads, on engines that have
     the policies: of ``policy``, if given, and with so many different ``loads`` or more; in batches
-    of one, where one load is enough. So if one cannot be drawn, it is not for what the config says.
+    of one, where one load is enough, of any size where 0 are. So if one cannot be drawn, it is not for what the config says.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Entry:
             cell.workload in self.workloads
             and cell.tier == self.tier
             and cell.load.mode in self.modes
-            and (self.loads > 1 or getattr(cell.load, "batch_size", 1) == 1)
+            and (self.loads != 1 or getattr(cell.load, "batch_size", 1) == 1)
         )
 
     def _loads(self, config: Config, package: str) -> set[Load]:
@@ -238,6 +238,7 @@ def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
             tier,
             (workload,),
             get_args(Mode),
+            loads=0,
             packages=tuple(dict.fromkeys(kind.package for kind in ENGINES.values())),
         )
         split = Entry(

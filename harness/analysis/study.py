@@ -190,20 +190,21 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
     by_policy: dict[str, dict[str, Any]] = {str(row["policy"]): row for row in _records(own)}
     best, row = next(iter(by_policy.items()))
     bounds = here[here["kind"] == "bound"].set_index("policy")["hit_rate"]
-    limits = [
-        f"{what} {100 * bounds[name]:.1f} %"
-        for name, what in ((OPTIMUM, "by the offline optimum"), (INFINITE, "in an endless cache"))
+    said = [f"{_label(best)} hits {_percent(row, 'hit_rate', 100, '')} of all prompt tokens"]
+    if len(by_policy) > 1:
+        said[0] += f", the most of {len(by_policy)} policies"
+        second, other = list(by_policy.items())[1]
+        said.append(f"next is {_label(second)} with {100 * other['hit_rate']:.1f} %")
+        if _BASE in by_policy and _BASE not in (best, second):
+            said.append(f"LRU hits {100 * by_policy[_BASE]['hit_rate']:.1f} %")
+    said += [
+        f"{what} would hit {100 * bounds[name]:.1f} %"
+        for name, what in ((OPTIMUM, "the offline optimum"), (INFINITE, "an endless cache"))
         if name in bounds
     ]
     gib = f"{study.gib(chosen):.3g} GiB of KV cache for {study.model}"
-    of_all = f" of {len(own)} policies" if len(own) > 1 else ""
-    first = (
-        f"At {chosen:,} tokens ({gib}), {_label(best)} hits most{of_all}: "
-        f"{_percent(row, 'hit_rate', 100, '')} % of all prompt tokens"
-    )
-    if limits:
-        first += f"; {' and '.join(limits)} would be hit"
-    sentences = [f"{first}.", *_worth(study, by_policy, best, max(sizes))]
+    first = f"At {chosen:,} tokens ({gib}), {'; '.join(said)}."
+    sentences = [first, *_worth(study, by_policy, best, max(sizes))]
     remarks = [
         "In brackets: 95 % intervals over "
         + (
@@ -236,8 +237,8 @@ def _worth(
         row = own[others[0]]
         return [
             f"The nearest, {_label(others[0])}, changes the hit rate by "
-            f"{_percent(row, 'points_over_lru', 1, '+')} points and predicted mean TTFT by "
-            f"{_percent(row, 'ttft_percent_of_lru', 1, '+')} %.",
+            f"{_number(row, 'points_over_lru', ' points')} and predicted mean TTFT by "
+            f"{_percent(row, 'ttft_percent_of_lru', 1, '+')}.",
             "So no other policy saves LRU any cache here.",
         ]
     row, base = own[best], own[_BASE]
@@ -247,8 +248,8 @@ def _worth(
         else ""
     )
     gain = (
-        f"Over LRU it gains {_percent(row, 'points_over_lru', 1, '+')} points and changes "
-        f"predicted mean TTFT by {_percent(row, 'ttft_percent_of_lru', 1, '+')} %, from "
+        f"Over LRU it gains {_number(row, 'points_over_lru', ' points')} and changes predicted "
+        f"mean TTFT by {_percent(row, 'ttft_percent_of_lru', 1, '+')}, from "
         f"{base['ttft_ms']:,.0f} to {row['ttft_ms']:,.0f} ms.{unclear}"
     )
     size = float(row["cache_tokens"])
@@ -278,10 +279,16 @@ def _tokens(value: float) -> str:
 
 
 def _percent(row: Mapping[str, Any], name: str, factor: float, sign: str) -> str:
-    """Write a value with its interval, if it has one."""
+    return _number(row, name, " %", factor, sign)
+
+
+def _number(
+    row: Mapping[str, Any], name: str, unit: str, factor: float = 1, sign: str = "+"
+) -> str:
+    """Write a value with its unit and its interval, if it has one."""
     value, low, high = (factor * float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    ends = "" if math.isnan(low) else f" [{low:{sign}.1f}, {high:{sign}.1f}]"
-    return f"{value:{sign}.1f}{ends}".replace("-", "\N{MINUS SIGN}")
+    ends = "" if math.isnan(low) else f" [{low:{sign}.1f} to {high:{sign}.1f}]"
+    return f"{value:{sign}.1f}{unit}{ends}".replace("-", "\N{MINUS SIGN}")
 
 
 def write(found: Answer, table: pd.DataFrame, path: Path, csv: Path) -> None:
