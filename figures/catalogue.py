@@ -20,7 +20,8 @@ class Entry:
 
     There is one for a config with such cells of at least one of the workloads, on engines that have
     the policies: of ``policy``, if given, and with so many different ``loads`` or more; in batches
-    of one, where one load is enough, of any size where 0 are. So if one cannot be drawn, it is not for what the config says.
+    of one, where one load is enough, and of any size where 0 are. So if one cannot be drawn, it is
+    not for what the config says.
     """
 
     title: str

@@ -170,7 +170,10 @@ class Sums:
         if self._clusters < 2:
             return Interval(value, float("nan"), float("nan"))
         outside = 50 * (1 - _level(self._clusters))
-        low, high = np.percentile(statistic(self._resampled), [outside, 100 - outside])
+        # One of the values, since some may be infinite.
+        low, high = np.percentile(
+            statistic(self._resampled), [outside, 100 - outside], method="inverted_cdf"
+        )
         return Interval(value, float(low), float(high))
 
 
