@@ -7,6 +7,7 @@ from pathlib import Path
 
 from figures import catalogue
 from harness import config as configs
+from harness import configfile as configfile_yaml
 from harness import model as models
 from harness import patching
 from harness import runlock
@@ -21,6 +22,9 @@ if not config:
 
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
 try:
+    # Snakemake itself would drop a key that is there twice.
+    for file in workflow.configfiles:
+        configfile_yaml.read(Path(file))
     CONFIG = configs.parse(config, CONFIG_FILE)
     # Of each package whose cells can be measured here, and are to be on a patched engine.
     SERIES = {

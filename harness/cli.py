@@ -1,7 +1,9 @@
 """The commands that the Snakefile and the Makefile run: ``harness --help``."""
 
 import argparse
+import hashlib
 import json
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +26,9 @@ from workloads import datasets
 from workloads import file as workload_file
 from workloads.datasets import DatasetMissing
 from workloads.file import BlockWorkload, Workload, WorkloadError
+from workloads.formats import convert as converting
+from workloads.formats.cutting import Cutter
+from workloads.formats.registry import FORMATS, recognise
 from workloads.tokens import token_ids
 
 
@@ -116,6 +121,36 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--model", required=True, help="folder or hub id; its tokenizer is used")
     prompts.add_argument("--output", type=Path, required=True, help="JSON lines file to write")
     prompts.set_defaults(run=_prompts)
+
+    convert = commands.add_parser(
+        "convert",
+        help="write a log as lines like Mooncake's, with hashes in place of text "
+        "(workloads/formats/README.md)",
+    )
+    convert.add_argument("source", metavar="IN", type=Path, help="log, in any known format")
+    convert.add_argument(
+        "target", metavar="OUT", type=Path, help="file to write: .jsonl, .jsonl.gz or .jsonl.zst"
+    )
+    convert.add_argument(
+        "--model",
+        default=models.TINY_QWEN3,
+        help="folder or hub id, whose tokenizer is used of text; by default %(default)s's, whose "
+        "8,192 entries make more tokens of a text than most",
+    )
+    convert.add_argument(
+        "--block-size", type=_positive, default=16, help="tokens an id, of text (16)"
+    )
+    convert.add_argument("--format", choices=FORMATS, help="by default, recognised")
+    convert.add_argument(
+        "--key-file",
+        type=Path,
+        help="key of the hashes, 16 bytes or more, so that several logs share ids; by default a "
+        "random one that is thrown away",
+    )
+    convert.add_argument(
+        "--skip-bad", type=int, default=0, metavar="N", help="leave out up to N bad records"
+    )
+    convert.set_defaults(run=_convert)
 
     measure = commands.add_parser("measure", help="measure a group of cells")
     measure.add_argument("config", type=Path)
@@ -300,6 +335,42 @@ def _prompts(arguments: argparse.Namespace) -> None:
         f"{arguments.output}: {len(prompts)} requests; the longest needs a server with "
         f"--max-model-len {most.prompt_tokens + most.output_tokens}"
     )
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    key = _key(arguments.key_file) if arguments.key_file else secrets.token_bytes(32)
+    notes = converting.convert(
+        arguments.source,
+        arguments.target,
+        FORMATS[arguments.format] if arguments.format else recognise(arguments.source),
+        lambda: Cutter(models.load_tokenizer(arguments.model), arguments.block_size, key),
+        key,
+        arguments.skip_bad,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    for note in notes:
+        print(f"{arguments.target}: {note}")
+
+
+def _key(path: Path) -> bytes:
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise HarnessError(f"{path}: no such key: {error.strerror}") from None
+    if len(key) < 16:
+        raise HarnessError(
+            f"{path}: a key of {len(key)} bytes could be guessed: 16 or more are needed, as of "
+            "head -c 32 /dev/urandom"
+        )
+    # What BLAKE2b takes is no longer than this.
+    return hashlib.blake2b(key).digest()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _bounds(arguments: argparse.Namespace) -> None:

@@ -45,11 +45,19 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
         if isinstance(params, Trace):
             known = params.dataset in datasets.cards()
             path = datasets.locate(params.source) if known else Path(params.source)
-            return trace.build(name, params, seed, path, settings.block_size)
+            return trace.build(
+                name,
+                params,
+                seed,
+                path,
+                settings.block_size,
+                lambda: models.load_tokenizer(model),
+            )
         entries = None if isinstance(params, ShareGPT) else _entries(params)
         tokenizer = _Remembering(models.load_tokenizer(model))
         if isinstance(params, ShareGPT):
-            workload = sharegpt.build(name, params, seed, sharegpt.default_path(), tokenizer)
+            path = Path(params.path) if params.path else sharegpt.default_path()
+            workload = sharegpt.build(name, params, seed, path, tokenizer)
         else:
             workload = docqa.build(
                 name,

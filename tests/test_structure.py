@@ -11,7 +11,7 @@ _FLOORS = (
     {"harness.git", "harness.processes", "harness.runlock", "harness.model", "harness.kvcache"},
     {"harness.patching", "harness.porting", "harness.upstream"},
     {"harness.engines"},
-    {"harness.config", "harness.workload"},
+    {"harness.configfile", "harness.config", "harness.workload"},
     {"harness.load"},
     {"harness.measure"},
     {"harness.analysis"},

@@ -3,14 +3,19 @@
 What formats a log may be in, and how they are read, is in workloads/formats.
 """
 
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
@@ -18,8 +23,9 @@ from pydantic import (
 
 from workloads.file import BlockRequest, BlockWorkload, Header, Run, WorkloadError
 from workloads.formats import log as logs
-from workloads.formats.log import Log
+from workloads.formats.cutting import BatchTokenizer, Cutter
 from workloads.formats.registry import FORMATS, recognise
+from workloads.formats.times import arrivals
 
 
 class Trace(BaseModel):
@@ -39,10 +45,23 @@ class Trace(BaseModel):
         json_schema_extra={"enum": [*FORMATS, None]},
     )
     id_tokens: PositiveInt | None = Field(
-        None, description="tokens an id of the log has; without, found out from the lengths"
+        None,
+        le=65_536,
+        description="tokens an id of the log has; without, found out from the lengths",
     )
     skip_bad: NonNegativeInt = Field(
         0, description="so many records that cannot be read are left out, and counted"
+    )
+    times: str | None = Field(
+        None,
+        description="the path of another log, at whose times the requests come, in their order; it "
+        "may have times and lengths alone (BurstGPT, Azure)",
+    )
+    arrival_rate: PositiveFloat = Field(
+        1.0, le=100_000, description="of conversations without times: how many begin in a second"
+    )
+    think_time_mean: PositiveFloat = Field(
+        60.0, le=86_400, description="of turns without times: mean seconds from one to the next"
     )
     requests: PositiveInt | None = Field(
         None, description="only the first so many, of those not left out for their length"
@@ -76,7 +95,18 @@ class Trace(BaseModel):
         return source
 
 
-def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> BlockWorkload:
+def _no_tokenizer() -> BatchTokenizer:
+    raise WorkloadError("a log of text needs the tokenizer of a model")
+
+
+def build(
+    name: str,
+    params: Trace,
+    seed: int,
+    path: Path,
+    block_size: int,
+    load_tokenizer: Callable[[], BatchTokenizer] = _no_tokenizer,
+) -> BlockWorkload:
     """Make the workload of one log.
 
     An id of the log becomes the ids of the engine's blocks that it is made of, and a request has
@@ -85,9 +115,10 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
     Args:
         name: The workload's name in the config.
         params: Its parameters.
-        seed: Written to the header; it changes nothing, since a trace leaves nothing to chance.
+        seed: Of the times that are made up, where a log lacks them; else it changes nothing.
         path: The log.
         block_size: Tokens a block of the engine.
+        load_tokenizer: Called only of a log of text, which is cut into blocks.
 
     Raises:
         WorkloadError: if the log is missing, in no known format, or a record of it is bad; if its
@@ -95,18 +126,16 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
 
     """
     form = FORMATS[params.format] if params.format else recognise(path)
-    log = logs.read(path, form, params.id_tokens, params.skip_bad)
-    per_id, rest = divmod(log.id_tokens, block_size)
-    if rest:
-        raise WorkloadError(
-            f"{path}: ids of {log.id_tokens} tokens are not a whole number of blocks of "
-            f"{block_size}: set the engine's block size to a divisor of {log.id_tokens}"
-        )
+    cutter = Cutter(load_tokenizer(), block_size) if form.content == "text" else None
+    log = logs.read(path, form, block_size, cutter, params.id_tokens, params.skip_bad)
+    per_id = log.id_tokens // block_size
+    order, times, made_up = arrivals(log, params.arrival_rate, params.think_time_mean, seed)
+    if params.times is not None:
+        times[order], made_up = _times_of(Path(params.times), len(order)), []
     requests: list[BlockRequest] = []
     turns: dict[int, int] = {}
     too_long = after_last = 0
-    first_ms = min(log.times)
-    for number in log.order().tolist():
+    for number in order.tolist():
         tokens = log.prompt_tokens[number]
         session = _or_none(log.sessions[number])
         turn = _or_none(log.turns[number])
@@ -119,21 +148,21 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
         if params.length_max is not None and tokens > params.length_max:
             too_long += 1
             continue
-        time = log.times[number]
+        time = float(times[number])
         requests.append(
             BlockRequest(
                 request=len(requests),
                 session=session,
                 turn=turn,
                 # No trace has times finer than this; more digits are those of the division.
-                arrival_ms=None if time != time else round(time - first_ms, 3),
+                arrival_ms=None if math.isnan(time) else round(time, 3),
                 prompt_tokens=tokens,
                 output_tokens=(
                     max(1, log.output_tokens[number])
                     if params.output_tokens == "trace"
                     else params.output_tokens
                 ),
-                runs=_runs(log, number, per_id, tokens // block_size, path, block_size),
+                runs=_runs(log.runs(number), per_id, tokens // block_size),
             )
         )
     if params.warm_up >= len(requests):
@@ -141,7 +170,9 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
             f"{path}: {len(requests)} requests, of which {params.warm_up} for the warm-up leave "
             "none: lower `warm_up`, or raise `requests` or `length_max`"
         )
-    notes = ["the seed changes nothing: the requests are those of the trace", *log.notes]
+    notes = [*log.notes, *made_up]
+    if not any("seed" in note for note in made_up):
+        notes.insert(0, "the seed changes nothing: the requests are those of the trace")
     if too_long:
         notes.append(f"requests left out, of over {params.length_max} tokens: {too_long}")
     if after_last:
@@ -159,23 +190,23 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
     return BlockWorkload(header, tuple(requests))
 
 
+def _times_of(path: Path, count: int) -> npt.NDArray[np.float64]:
+    times = logs.read_times(path, recognise(path))
+    if len(times) < count:
+        raise WorkloadError(f"{path}: {len(times)} times, for {count} requests: lower `requests`")
+    return times[:count]
+
+
 def _or_none(value: int) -> int | None:
     return None if value < 0 else value
 
 
-def _runs(
-    log: Log, number: int, per_id: int, full: int, path: Path, block_size: int
-) -> tuple[Run, ...]:
-    """Return the first ``full`` of the blocks that a request's ids are made of, as runs."""
+def _runs(ids: Iterable[Run], per_id: int, full: int) -> tuple[Run, ...]:
+    """Return the first ``full`` of the blocks that ids are made of, as runs."""
     found = []
-    for first, count in log.runs(number):
+    for first, count in ids:
         length = min(count * per_id, full)
         full -= length
         if length:
             found.append((first * per_id, length))
-    if full:
-        raise WorkloadError(
-            f"{path}, line {log.lines[number]}: no id for the last full block of {block_size} "
-            f"tokens: set the engine's block size to {log.id_tokens}"
-        )
     return tuple(found)

@@ -253,9 +253,9 @@ def test_every_truncation_within_a_line_is_refused(path: Path) -> None:
 def test_a_file_that_is_no_trace_is_refused(path: Path) -> None:
     params = Trace(dataset="d", format="mooncake")
     for content, reason in (
-        (None, "no such trace"),
-        (b"", "an empty trace"),
-        (b"\n", "an empty trace"),
+        (None, "no such file"),
+        (b"", "an empty file"),
+        (b"\n", "an empty file"),
         (json.dumps(_GOOD).encode() + b"\n\xff\n", "line 2: not UTF-8"),
         (json.dumps(_GOOD | {"user": "é"}, ensure_ascii=False).encode("latin-1"), "not UTF-8"),
     ):

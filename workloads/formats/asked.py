@@ -13,6 +13,10 @@ Record = Mapping[str, Any]
 """One object of a log: a line of JSON, an element of an array, or a row of CSV."""
 
 
+class Unusable(Exception):  # noqa: N818 - no error: there are such records in good logs
+    """A record asks nothing; the message says why, in the plural: "conversations without ..."."""
+
+
 class BadRecord(Exception):  # noqa: N818 - a line of a file, which whoever knows the file names
     """A record cannot be used; the message says what was found and what to do."""
 
@@ -23,15 +27,42 @@ class BlockIds:
 
     ids: npt.NDArray[np.uint64]
     tokens: int
+    id_tokens: int | None = None  # tokens an id, if the log says
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A prompt as texts, whose tokens follow each other; no text is empty."""
+
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A prompt as the ids of its tokens."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """A prompt of which nothing is known but its length."""
+
+    tokens: int
+
+
+Prompt = BlockIds | Text | TokenIds | Length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """One request; times in ms. None: the log does not say."""
 
-    prompt: BlockIds
+    prompt: Prompt
     time: float | None = None
+    delay: float | None = None  # from the request before in its session
     output_tokens: int | None = None
+    reply: str | None = None  # as later prompts have it; its tokens are those of the output
     session: Hashable = None
     goes_on: Hashable = None  # the session that this one goes on with, if it is known
     turn: int | None = None
@@ -113,6 +144,54 @@ def _date_ms(name: str, text: str) -> float:
             f"{name}: {shown(text)} is no time: write a number, or a date as 2026-01-31T12:00:00Z"
         ) from None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1e3
+
+
+INPUT = ("input_length", "input_tokens", "prompt_tokens")
+OUTPUT = (
+    *("output_length", "output_tokens", "completion_tokens"),
+    *("output_tokens_count", "completion_tokens_count"),
+)
+
+
+def output_tokens(record: Record) -> int | None:
+    """Return the length of the answer, if the record says, itself or in its `usage`."""
+    usage = record.get("usage")
+    for source in (record, usage if isinstance(usage, Mapping) else {}):
+        if (found := number(source, OUTPUT)) is not None:
+            return int(found)
+    return None
+
+
+def delay_ms(record: Record) -> float | None:
+    """Return how long after the one before in its session the request came, in ms."""
+    found = number(record, ["delay", "delay_ms"], whole=False)
+    if found is None and (gap := number(record, ["pre_gap"], whole=False)) is not None:
+        return gap * 1e3
+    return found
+
+
+def session(record: Record) -> Hashable:
+    """Return the name of the session, if the record has one."""
+    return next((str(record[key]) for key in _SESSIONS if record.get(key) is not None), None)
+
+
+_SESSIONS = ("session_id", "conversation_id")
+
+
+def text(where: str, value: object) -> str:
+    """Return text that a tokenizer takes.
+
+    Raises:
+        BadRecord: if it is none.
+
+    """
+    if not isinstance(value, str):
+        raise BadRecord(f"{where}: {shown(value)} where text is due")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRecord(f"{where}: half a character, which no tokenizer takes") from None
+    return value
 
 
 def shown(value: object) -> str:

@@ -23,19 +23,21 @@ import numpy as np
 import numpy.typing as npt
 
 from workloads.formats.asked import (
+    INPUT,
     Asked,
     BadRecord,
     BlockIds,
     Record,
+    delay_ms,
     needed,
     number,
+    output_tokens,
+    session,
     shown,
     time_ms,
 )
 
 _IDS = ("hash_ids", "block_hashes", "block_ids")
-INPUT = ("input_length", "input_tokens", "prompt_tokens")
-OUTPUT = ("output_length", "output_tokens", "completion_tokens")
 _LARGEST = 2**64
 
 
@@ -56,11 +58,16 @@ def mooncake(record: Record) -> Iterator[Asked]:
         BadRecord: if it lacks something or has something impossible.
 
     """
+    said = number(record, ["block_size"], 1)
+    size = None if said is None else int(said)
+    turn = number(record, ["turn"])
     yield Asked(
-        prompt=BlockIds(_ids(record), needed(record, INPUT, 1)),
+        prompt=BlockIds(_ids(record), needed(record, INPUT, 1), size),
         time=time_ms(record, 1),
-        output_tokens=_output(record),
-        session=record.get("session_id"),
+        delay=delay_ms(record),
+        output_tokens=output_tokens(record),
+        session=session(record),
+        turn=None if turn is None else int(turn),
     )
 
 
@@ -75,16 +82,11 @@ def bailian(record: Record) -> Iterator[Asked]:
     yield Asked(
         prompt=BlockIds(_ids(record), needed(record, INPUT, 1)),
         time=time_ms(record, 1e3),
-        output_tokens=_output(record),
+        output_tokens=output_tokens(record),
         session=needed(record, ["chat_id"]),
         goes_on=number(record, ["parent_chat_id"], -1),
         turn=None if turn is None else int(turn),
     )
-
-
-def _output(record: Record) -> int | None:
-    found = number(record, OUTPUT)
-    return None if found is None else int(found)
 
 
 def _ids(record: Record) -> npt.NDArray[np.uint64]:
