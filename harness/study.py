@@ -75,17 +75,18 @@ def run(
     content = _content(trace, called, model, block_size)
     _check_same_trace(path, content["workloads"])
 
-    draft = _parsed(content, [2**40], None, path)
+    draft = _parsed(content, [configs.MOST_CACHE_TOKENS], None, path)
     found = _understood(draft, called, cores)
     say(f"{trace}: {found.sentence}")
-    sizes = traffic.cache_sizes(found)
+    sizes = traffic.cache_sizes(found, configs.MOST_CACHE_TOKENS)
     chosen = _chosen(cache, kv_cache, found, sizes)
     # One that is close to the size asked about would say the same.
     apart = (size for size in sizes[1:-1] if max(size / chosen, chosen / size) > _CLOSE)
     sizes = sorted({sizes[0], *apart, chosen, sizes[-1]})
     say(
         f"cache sizes: {', '.join(f'{tokens:,}' for tokens in sizes)} tokens, from what the "
-        f"largest request needs to the whole working set; asked about: {chosen:,}"
+        f"largest request needs to the working set of {found.working_set_tokens:,}; asked about: "
+        f"{chosen:,}"
     )
     study = Study(
         cache_tokens=chosen,
@@ -188,7 +189,7 @@ def _chosen(cache: str | None, size: kvcache.Size, found: Traffic, sizes: list[i
             f"request needs, {found.longest_tokens:,}"
         )
     # More than the working set makes no difference, but costs memory.
-    return min(blocks * found.block_size, found.working_set_tokens)
+    return min(blocks * found.block_size, sizes[-1])
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

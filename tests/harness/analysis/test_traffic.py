@@ -57,18 +57,19 @@ def test_sessions_are_counted_where_all_requests_name_one() -> None:
 
 def test_cache_sizes_are_from_one_request_to_all() -> None:
     found = traffic.measure(_workload(*([(100 * i, 100)] for i in range(100))))
-    sizes = traffic.cache_sizes(found)
+    sizes = traffic.cache_sizes(found, 10**9)
     assert sizes[0] == found.longest_tokens == 101 * _SIZE
     assert sizes[-1] == found.working_set_tokens == 10_001 * _SIZE
     assert len(sizes) == 5
     assert all(size % _SIZE == 0 for size in sizes)
     ratios = [after / before for before, after in pairwise(sizes)]
     assert max(ratios) < 1.1 * min(ratios)
+    assert traffic.cache_sizes(found, 50_010)[-1] == 50_000
 
 
 def test_one_request_has_one_size() -> None:
     found = traffic.measure(_workload([(0, 3)]))
-    assert traffic.cache_sizes(found) == [4 * _SIZE]
+    assert traffic.cache_sizes(found, 10**9) == [4 * _SIZE]
     assert found.distances == []
 
 
