@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from figures import style
 from figures.catalogue import Entry
@@ -65,6 +66,7 @@ def _distances(axes: Axes, found: Traffic, sizes: list[int], chosen: int) -> Non
     else:
         style.nothing(axes, "no block was asked for twice")
     axes.set_xscale("log")
+    axes.get_xaxis().set_minor_formatter(NullFormatter())
     axes.get_xaxis().set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set(
         title="(a) Reuse distance",

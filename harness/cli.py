@@ -545,6 +545,12 @@ def _measure(arguments: argparse.Namespace) -> None:
     if arguments.engine_tree is not None:
         patches_sha256 = patching.read_manifest(arguments.engine_tree)["patches_sha256"]
     for spec in specs.values():
+        header = workload.header
+        if (header.name, header.seed) != (spec.workload, spec.seed):
+            raise HarnessError(
+                f"cell {spec.id}: {arguments.workload} has the requests of {header.name}, seed "
+                f"{header.seed}, not of {spec.workload}, seed {spec.seed}"
+            )
         if most.prompt_tokens + most.output_tokens > spec.cache_tokens:
             raise HarnessError(
                 f"cell {spec.id}: a cache of {spec.cache_tokens} tokens cannot hold request "

@@ -7,6 +7,7 @@ imported is decided by its search path; and so that nothing of it is left behind
 import contextlib
 import json
 import os
+import re
 import selectors
 import shutil
 import subprocess
@@ -78,7 +79,7 @@ def run(
     """
     failed_log = folder.with_name(f"{folder.name}.failed.log")
     failed_log.unlink(missing_ok=True)
-    with _whole(folder) as partial, contextlib.ExitStack() as stack:
+    with _whole(folder) as partial, _alone(cells), contextlib.ExitStack() as stack:
         for name in cells:
             (partial / name).mkdir(exist_ok=True)
         at = {partial / name: spec for name, spec in cells.items()}
@@ -141,6 +142,25 @@ def write_not_run(cells: Mapping[str, CellSpec], reason: str, folder: Path) -> N
                 "invalid_reason": f"{NOT_RUN}: {reason}",
             }
             (partial / name / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _alone(cells: Mapping[str, CellSpec]) -> contextlib.AbstractContextManager[None]:
+    """Keep other engines from the machine's cores or GPUs; replays, without a clock, need not."""
+    tier = next(iter(cells.values())).tier
+    if tier == "replay":
+        return contextlib.nullcontext()
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all") if tier == "gpu" else "cores"
+    names = ", ".join(spec.id for spec in cells.values())
+
+    def waiting(holder: int) -> None:
+        print(
+            f"{names}: waiting for engines of another run (process {holder or 'unknown'}) on this "
+            "machine to end",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return runlock.measuring(re.sub(r"[^\w.,-]", "_", f"{tier}-{devices}"), waiting)
 
 
 @contextlib.contextmanager

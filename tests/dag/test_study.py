@@ -98,7 +98,7 @@ def test_what_is_wrong_is_one_message_before_anything_runs(
     content = study._content(tmp_path / "example.jsonl", "example", "m", 16)
     (tmp_path / "example.jsonl").write_text("{}")
     (other / "config.yaml").write_text(yaml.safe_dump(content | study._grid("example", [16_000])))
-    with pytest.raises(HarnessError, match="is the study of another log, .*example.jsonl"):
+    with pytest.raises(HarnessError, match=r"is the study of another log, .*example\.jsonl"):
         study.run(log)
     assert not (tmp_path / "build").exists()
 
