@@ -1,6 +1,7 @@
 """What captions say in the same words: engine, workload, load, seeds, what is left out."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 
@@ -35,7 +36,9 @@ def workload(results: Results, tier: Tier, name: str) -> str:
             else f"documents and cache at 1/{1 / scale:g} of the paper's size"
         )
         return f"Doc-QA on {params.documents} documents of {text}, {size}"
-    source = params.source if isinstance(params, Trace) else "ShareGPT"
+    if params.path is not None:
+        return f"Requests of {Path(params.path).name} at their own size"
+    source = params.dataset if isinstance(params, Trace) else "ShareGPT"
     return f"Conversations of {source} at their own size"
 
 

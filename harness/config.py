@@ -32,6 +32,9 @@ from harness.errors import HarnessError
 from harness.policies import POLICIES
 from workloads import datasets
 from workloads.docqa import SYNTHETIC, DocQA
+from workloads.file import WorkloadError
+from workloads.formats.log import refuse_lengths
+from workloads.formats.registry import FORMATS, recognise
 from workloads.sharegpt import ShareGPT
 from workloads.trace import Trace
 
@@ -361,12 +364,22 @@ def _check_source(where: str, workload: DocQA | Trace | ShareGPT) -> None:
     else:
         named = {"path": workload.path}
     for key, name in named.items():
-        if name is None or Path(name).is_file():
+        if name is None:
             continue
-        if key in ("path", "times"):
+        if Path(name).is_file():
+            if isinstance(workload, Trace) and key != "times":
+                _check_log(f"{where}.{key}", workload, Path(name))
+        elif key in ("path", "times"):
             raise HarnessError(f"{where}.{key}: no such file: {name}, seen from {Path.cwd()}")
-        if name not in known:
+        elif name not in known:
             raise HarnessError(
                 f"{where}.{key}: no such file or data set: {name}; the data sets are "
                 f"{', '.join(known)}"
             )
+
+
+def _check_log(where: str, params: Trace, path: Path) -> None:
+    try:
+        refuse_lengths(path, FORMATS[params.format] if params.format else recognise(path))
+    except WorkloadError as error:
+        raise HarnessError(f"{where}: {error}") from None

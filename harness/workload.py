@@ -130,16 +130,24 @@ def sources(path: Path, params: WorkloadParams) -> list[Path]:
         params: What it is made of.
 
     """
-    name = params.source if isinstance(params, Trace) else getattr(params, "corpus", "")
-    if name not in datasets.cards():
-        return [Path(name)] if name and name != docqa.SYNTHETIC else []
+    names = {
+        "docqa": ["corpus"],
+        "trace": ["dataset", "path", "times"],
+        "sharegpt": ["path"],
+    }[params.kind]
+    given = [name for key in names if (name := getattr(params, key))]
+    known = [name for name in given if name in datasets.cards()]
+    files = [Path(name) for name in given if name not in (*known, docqa.SYNTHETIC)]
+    if not known:
+        return files
+    (name,) = known
     arrived = path.with_name(f"{path.name}.data-arrived")
     is_here = (datasets.data_folder() / datasets.cards()[name].files[0].path).is_file()
     if is_here and path.is_file():
         with path.open(encoding="utf-8") as lines:
             if Header.model_validate_json(next(lines)).missing:
                 arrived.touch()
-    return [arrived] if arrived.exists() else []
+    return [*files, arrived] if arrived.exists() else files
 
 
 def _entries(params: DocQA) -> list[Entry] | None:

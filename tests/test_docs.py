@@ -17,6 +17,7 @@ _FILES = [
     "CONTRIBUTING.md",
     "env/README.md",
     "harness/load/README.md",
+    "workloads/formats/README.md",
     "patches/vllm/README.md",
     "patches/sglang/README.md",
 ]

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from support.results import results
 
 from figures import captions
@@ -97,3 +98,12 @@ def test_what_is_not_drawn_is_counted() -> None:
     assert captions.not_drawn(0) == ""
     assert captions.not_drawn(1) == "1 invalid cell not drawn."
     assert captions.not_drawn(2) == "2 invalid cells not drawn."
+
+
+def test_a_log_of_ones_own_is_named(root: Path, tmp_path: Path, cpu: Results) -> None:
+    log = tmp_path / "mine.jsonl"
+    log.write_text('{"prompt": "x"}\n')
+    content = yaml.safe_load((root / "config" / "cpu.yaml").read_text())
+    content["workloads"]["mine"] = {"kind": "trace", "path": str(log)}
+    mine = Results(config.parse(content, "test"), tmp_path, cpu.cells, cpu.policies)
+    assert captions.workload(mine, "replay", "mine") == "Requests of mine.jsonl at their own size"

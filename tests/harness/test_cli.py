@@ -173,6 +173,59 @@ def test_prompts_are_what_users_send(
     ]
 
 
+def test_log_is_converted_with_a_model_that_need_not_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = [{"from": who, "value": "A secret."} for who in ("human", "gpt", "human")]
+    Path("in.json").write_text(json.dumps([{"conversations": said}]))
+    Path("key").write_bytes(b"0123456789abcdef")
+    ids = []
+    for name, key in (
+        ("a", []),
+        ("b", []),
+        ("c", ["--key-file", "key"]),
+        ("d", ["--key-file", "key"]),
+    ):
+        assert cli.main(["convert", "in.json", f"{name}.jsonl", "--block-size", "8", *key]) == 0
+        lines = [json.loads(line) for line in Path(f"{name}.jsonl").read_text().splitlines()]
+        assert [line["block_size"] for line in lines] == [8, 8]
+        # Both begin with the same blocks, and the second has more.
+        first, second = (line["hash_ids"] for line in lines)
+        assert first[:-1] == second[: len(first) - 1] != []
+        ids.append(second)
+    assert "c.jsonl: 2 requests in ids of 8 tokens" in capsys.readouterr().out
+    assert ids[2] == ids[3]
+    assert not set(ids[0]) & set(ids[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.json"], "none.json: no such file"),
+        (["bad.jsonl"], "bad.jsonl, line 2: not JSON"),
+        (["bad.jsonl", "--skip-bad", "1", "--key-file", "none"], "none: no such key"),
+        (["bad.jsonl", "--key-file", "short"], "short: a key of 10 bytes could be guessed"),
+        (["bad.jsonl", "--skip-bad", "1", "--model", "./none"], "no tokenizer could be loaded"),
+    ],
+)
+def test_log_that_cannot_be_converted_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text('{"prompt": "x"}\n{\n')
+    Path("short").write_text("0123456789")
+    assert cli.main(["convert", arguments[0], "out", *arguments[1:]]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*out*"))
+
+
 def test_prompts_of_blocks_are_made_up(tmp_path: Path, word_model: None) -> None:
     _blocks(tmp_path / "w.jsonl")
     assert cli.main(_prompts(tmp_path)) == 0

@@ -278,6 +278,22 @@ def test_a_typo_in_a_key_that_is_needed_is_one_problem(typo: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"a": 1}', "other.path: .*log, line 1: a record with a is in no format"),
+        ("Timestamp,Request tokens\n1,2", "other.path: .*nothing can be said of what requests"),
+        ("", "other.path: .*log: an empty file"),
+    ],
+)
+def test_a_log_that_is_no_workload_is_refused(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "log").write_text(content)
+    with pytest.raises(HarnessError, match=reason):
+        config.parse(
+            _changed("workloads.other", {"kind": "trace", "path": str(tmp_path / "log")}), "test"
+        )
+
+
 def test_real_requests_are_as_long_as_they_are() -> None:
     content = _changed(
         "workloads.docqa-quality", {"kind": "trace", "dataset": "mooncake", "format": "mooncake"}

@@ -11,6 +11,7 @@ from harness.config import Config
 from workloads import file
 from workloads.docqa import DocQA
 from workloads.file import BlockWorkload, TextWorkload, WorkloadError
+from workloads.sharegpt import ShareGPT
 from workloads.tokens import token_ids
 from workloads.trace import Trace
 
@@ -155,6 +156,26 @@ def test_a_trace_of_ones_own_is_named_by_its_path(tmp_path: Path, tiny_model: Pa
     assert workload.sources(tmp_path / "w.jsonl", Trace(**own["workloads"]["trace"])) == [
         tmp_path / "t.jsonl"
     ]
+
+
+def test_a_log_of_text_is_tokenized_by_the_tiers_model(tmp_path: Path, tiny_model: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"prompt": "Why is the sky blue?"}\n{"prompt": "Why is the sky red?"}\n')
+    own = _config().model_dump(exclude_none=True)
+    own["workloads"]["trace"] = {"kind": "trace", "path": str(log)}
+    made = workload.build(config.parse(own, "test"), "replay", "trace", 1, str(tiny_model))
+    tokenizer = models.load_tokenizer(str(tiny_model))
+    assert [request.prompt_tokens for request in made.requests] == [
+        len(tokenizer.encode(text)) for text in ("Why is the sky blue?", "Why is the sky red?")
+    ]
+
+
+def test_files_that_a_config_names_are_sources(tmp_path: Path) -> None:
+    path = tmp_path / "w.jsonl"
+    assert workload.sources(path, Trace(path="a", times="b")) == [Path("a"), Path("b")]
+    given = {"conversations": 1, "arrival_rate": 1, "think_time_mean": 1, "length_max": 9}
+    assert workload.sources(path, ShareGPT(path="c", **given)) == [Path("c")]
+    assert workload.sources(path, ShareGPT(**given)) == []
 
 
 def test_bad_data_is_refused(data: Path, tiny_model: Path) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 BOS, EOS = "<s>", "</s>"
@@ -71,6 +72,9 @@ class WordTokenizer:
                 self._ids[word] = len(self._words)
                 self._words.append(word)
         return [self._ids[word] for word in text.split()]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
 
     def decode(self, token_ids: list[int]) -> str:
         return " ".join(self._words[token_id] for token_id in token_ids)

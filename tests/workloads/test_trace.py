@@ -267,6 +267,94 @@ def test_a_file_that_is_no_trace_is_refused(path: Path) -> None:
         trace.build("w", params, 0, path.parent, 16)
 
 
+@pytest.mark.parametrize("kind", ["int", "text", "hash"])
+@pytest.mark.parametrize("id_tokens", [16, 48, 64, 128])
+def test_tokens_an_id_are_found_out_from_the_lengths(
+    build: Build, id_tokens: int, kind: str
+) -> None:
+    lines = _random_lines(random.Random(id_tokens), "mooncake")
+    names = {"int": int, "text": lambda i: f"{i:x}" * 9, "hash": lambda i: 2**63 + 977 * i}
+    for line in lines:
+        partial = -line["input_length"] % 512
+        line["input_length"] = len(line["hash_ids"]) * id_tokens - partial * id_tokens // 512
+    plain = build(lines, id_tokens, id_tokens=id_tokens)
+    for line in lines:
+        line["hash_ids"] = [names[kind](i) for i in line["hash_ids"]]  # type: ignore[operator]
+    found = build(lines, id_tokens)
+    assert found.requests == plain.requests
+    assert found.header.notes[1:] == (f"ids of {id_tokens} tokens, as the log or its lengths say",)
+
+
+def test_ids_as_large_as_hashes_become_small(build: Build) -> None:
+    workload = build([_mooncake([2**64 - 1, 2**63, 5]), _mooncake([2**64 - 1, 7])])
+    assert max(sum(run) for r in workload.requests for run in r.runs) == 4 * 32
+
+
+def test_bad_records_are_left_out_and_counted(build: Build) -> None:
+    lines = [_mooncake([0]), {}, _mooncake([0, 1], tokens=9), _mooncake([0])]
+    workload = build(lines, skip_bad=2)
+    assert len(workload.requests) == 2
+    assert workload.header.notes[1].startswith("bad records left out: 2, the first at line 2: ")
+    with pytest.raises(WorkloadError, match=r"line 3: .* \(bad record 2; skip_bad allows 1\)"):
+        build(lines, skip_bad=1)
+    with pytest.raises(WorkloadError, match="no request in it can be used; bad records left out"):
+        build(lines[1:3], skip_bad=2, id_tokens=512)
+
+
+def test_a_log_is_recognised_and_sorted(path: Path) -> None:
+    lines = [_mooncake([i], timestamp=time) for i, time in enumerate((30, 10, 20))]
+    path.write_text("\ufeff" + json.dumps(lines, indent=1))
+    workload = trace.build("w", Trace(path=str(path)), 0, path, 512)
+    assert [r.arrival_ms for r in workload.requests] == [0, 10, 20]
+    assert _blocks(workload) == [[1], [2], [0]]
+    assert "not in the order of time" in workload.header.notes[1]
+
+
+def test_times_of_another_log(path: Path, tmp_path: Path) -> None:
+    path.write_text("".join(json.dumps(_mooncake([i])) + "\n" for i in range(3)))
+    other = tmp_path / "times.csv"
+    rows = "".join(f"{5 + i * i},m,1,1,2,x\n" for i in (0, 2, 1))
+    other.write_text(
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n" + rows
+    )
+    params = Trace(path=str(path), times=str(other))
+    requests = trace.build("w", params, 0, path, 512).requests
+    assert [r.arrival_ms for r in requests] == [0, 1000, 4000]
+    path.write_text(path.read_text() * 2)
+    with pytest.raises(WorkloadError, match=r"times.csv: 3 times, for 6 requests: lower"):
+        trace.build("w", params, 0, path, 512)
+    with pytest.raises(WorkloadError, match=r"no workload for a cache\. Name it as `times` of"):
+        trace.build("w", Trace(path=str(other)), 0, other, 512)
+
+
+def test_text_is_cut_into_the_engines_blocks(path: Path, word_tokenizer: Any) -> None:
+    messages = [{"role": "user", "content": "a b c d e f"}]
+    path.write_text(
+        "".join(json.dumps({"messages": messages, "output_length": 5}) + "\n" for _ in "ab")
+    )
+    params = Trace(path=str(path), output_tokens="trace")
+    workload = trace.build("w", params, 0, path, 2, lambda: word_tokenizer)
+    assert [r.output_tokens for r in workload.requests] == [5, 5]
+    tokens = workload.requests[0].prompt_tokens
+    assert _blocks(workload) == [list(range(tokens // 2))] * 2
+    with pytest.raises(WorkloadError, match="needs the tokenizer of a model"):
+        trace.build("w", params, 0, path, 2)
+
+
+def test_made_up_times_are_of_the_seed(path: Path, word_tokenizer: Any) -> None:
+    said = [{"from": who, "value": "x"} for who in ("human", "gpt", "human")]
+    path.write_text(json.dumps([{"conversations": said}] * 9))
+
+    def times(seed: int) -> list[float | None]:
+        params = Trace(path=str(path))
+        workload = trace.build("w", params, seed, path, 2, lambda: word_tokenizer)
+        assert any("the seed decides them" in note for note in workload.header.notes)
+        assert not any("changes nothing" in note for note in workload.header.notes)
+        return [r.arrival_ms for r in workload.requests]
+
+    assert times(1) == times(1) != times(2)
+
+
 def test_real_mooncake() -> None:
     path = datasets.find("mooncake")
     if path is None:

@@ -124,6 +124,8 @@ def time_ms(record: Record, unit_ms: float, names: Sequence[str] = _TIMES) -> fl
     """
     for name in names:
         value = record.get(name)
+        if isinstance(value, datetime):
+            return _since_1970_ms(value)
         if isinstance(value, str) and value.strip():
             try:
                 float(value)
@@ -143,7 +145,11 @@ def _date_ms(name: str, text: str) -> float:
         raise BadRecord(
             f"{name}: {shown(text)} is no time: write a number, or a date as 2026-01-31T12:00:00Z"
         ) from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1e3
+    return _since_1970_ms(found)
+
+
+def _since_1970_ms(date: datetime) -> float:
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1e3
 
 
 INPUT = ("input_length", "input_tokens", "prompt_tokens")

@@ -23,6 +23,7 @@ from workloads.formats.asked import (
     delay_ms,
     output_tokens,
     session,
+    text,
     time_ms,
 )
 
@@ -59,7 +60,7 @@ def _object(value: object) -> object:
 def has_messages(record: Record) -> bool:
     """Whether the record has the messages of one request."""
     inner = unwrapped(record)
-    return isinstance(inner.get("messages"), list) or _are_messages(inner.get("input"))
+    return "messages" in inner or _are_messages(inner.get("input"))
 
 
 def _are_messages(value: object) -> bool:
@@ -83,13 +84,14 @@ def read(record: Record) -> Iterator[Asked]:
         raise Unusable("requests without a message")
     parts: list[str] = []
     if tools := record.get("tools") or record.get("functions"):
-        parts += template.said("tools", json.dumps(tools, ensure_ascii=False))
-    if isinstance(instructions := record.get("instructions"), str) and instructions:
-        parts += template.said("system", instructions)
-    for role, text in found:
-        parts += template.said(role, text)
+        listed = text("tools", json.dumps(tools, ensure_ascii=False))
+        parts += template.said("tools", listed)
+    if instructions := record.get("instructions"):
+        parts += template.said("system", text("instructions", instructions))
+    for role, content in found:
+        parts += template.said(role, content)
     if name == "input" and isinstance(output := record.get("output"), str) and output:
-        answer = template.reply(output)
+        answer = template.reply(text("output", output))
     yield Asked(
         prompt=Text((*parts, template.ASSISTANT)),
         time=time_ms(record, 1),

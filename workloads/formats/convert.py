@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -106,18 +106,17 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file: Any
-        if path.suffix == ".gz":
-            # Without name and time, so that the same log makes the same file.
-            file = gzip.GzipFile("", "wb", fileobj=partial.open("wb"), mtime=0)
-        elif path.suffix == ".zst":
-            file = pa.output_stream(str(partial), compression="zstd")
-        else:
-            file = partial.open("wb")
-        with file:
+        with ExitStack() as opened:
+            file: Any = opened.enter_context(partial.open("wb"))
+            if path.suffix == ".gz":
+                # Without name and time, so that the same log makes the same file.
+                file = opened.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+            elif path.suffix == ".zst":
+                file = opened.enter_context(pa.CompressedOutputStream(file, "zstd"))
             yield file
         os.replace(partial, path)
     except OSError as error:
         raise WorkloadError(f"{path}: cannot be written: {error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()

@@ -113,5 +113,6 @@ def _id(name: str, place: int, block: object) -> int:
             return block % _LARGEST
         block = str(block)
     if isinstance(block, str) and block:
-        return int.from_bytes(hashlib.blake2b(block.encode(), digest_size=8).digest())
+        content = block.encode(errors="surrogatepass")
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
     raise BadRecord(f"{name}.{place}: {shown(block)} is no id: ids are whole numbers or text")

@@ -23,6 +23,8 @@ NONE = -1
 
 # Requests from whose lengths it is found out how many tokens an id has.
 _SAMPLE = 1000
+# Different lengths from which a size that is not usual is believed.
+_SURE = 10
 
 
 @dataclass
@@ -214,11 +216,16 @@ def _id_tokens(sample: list[tuple[Place, Asked]], usual: int | None) -> int:
     def fits(size: int) -> int:
         return sum(n for (tokens, ids), n in sizes.items() if ids in _numbers(tokens, size))
 
+    def fits_whole(size: int) -> tuple[int, int]:
+        whole = sum(n for (tokens, ids), n in sizes.items() if ids == _numbers(tokens, size)[0])
+        return fits(size), whole
+
     # Of those that fit as many, the first.
     likely: int = max([*([usual] if usual else []), *(2**i for i in range(14))], key=fits)
-    if 2 * fits(likely) >= len(sample):
-        return likely
-    return max({-(-tokens // ids) for tokens, ids in sizes if ids}, key=fits, default=likely)
+    other = max({-(-tokens // ids) for tokens, ids in sizes if ids}, key=fits_whole, default=likely)
+    # One bad record among few must not make them all another size.
+    due = len(prompts) if len(sizes) >= _SURE else len(prompts) / 2
+    return likely if fits(likely) >= due or fits(other) <= fits(likely) else other
 
 
 def _numbers(tokens: int, id_tokens: int) -> tuple[int, int]:

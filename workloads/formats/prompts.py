@@ -77,7 +77,7 @@ def read(record: Record) -> Iterator[Asked]:
             time=time_ms(record, 1),
             delay=delay_ms(record),
             output_tokens=output_tokens(record),
-            reply=answer if isinstance(answer, str) and answer else None,
+            reply=text("output", answer) if isinstance(answer, str) and answer else None,
             session=session(record),
         )
 

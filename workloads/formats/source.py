@@ -1,4 +1,4 @@
-"""The records of a log file: JSON lines, a JSON array, or CSV; plain, gzip or zstd."""
+"""The records of a log file: JSON lines, a JSON array, or CSV, plain, gzip or zstd; or Parquet."""
 
 import codecs
 import csv
@@ -13,22 +13,24 @@ from pathlib import Path
 from typing import IO, Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
+from pyarrow import parquet
 from pydantic_core import from_json
 
 from workloads.file import WorkloadError
 from workloads.formats.asked import BadRecord, Record, Unusable, shown
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _CHUNK_BYTES = 1 << 20
+_BATCH_ROWS = 1000
 
 
 _T = TypeVar("_T")
 
 
 class Place(NamedTuple):
-    """Where a record begins; `record` counts those of an array, which may be on one line."""
+    """Where a record begins, of Parquet the row; `record` counts those of an array."""
 
     line: int
     record: int | None = None
@@ -139,7 +141,7 @@ def records(path: Path) -> Iterator[tuple[Place, object]]:
         raise WorkloadError(f"{path}: an empty file")
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> io.BufferedReader:
     with path.open("rb") as file:
         magic = file.read(4)
     if magic.startswith(_UTF_16):
@@ -153,7 +155,12 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _records(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, object]]:
+def _records(path: Path, file: io.BufferedReader) -> Iterator[tuple[Place, object]]:
+    if file.peek(4)[:4] == _PARQUET:
+        # Arrow opens it by itself: it reads from the end.
+        for i, row in enumerate(_parquet(path), start=1):
+            yield Place(i), row
+        return
     start = b""
     blank = 0  # lines in front of the first that is not
     while not start and (line := file.readline()):
@@ -170,6 +177,12 @@ def _records(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, object]]:
         yield from _lines(file, start, blank + 1)
     elif start:
         yield from _rows(path, file, start, blank + 1)
+
+
+def _parquet(path: Path) -> Iterator[object]:
+    with parquet.ParquetFile(path) as table:
+        for batch in table.iter_batches(_BATCH_ROWS):
+            yield from batch.to_pylist()
 
 
 def _lines(file: IO[bytes], first: bytes, number: int) -> Iterator[tuple[Place, object]]:
@@ -255,13 +268,15 @@ def _elements(
 
 
 def _rows(path: Path, file: IO[bytes], first: bytes, number: int) -> Iterator[tuple[Place, object]]:
+    line = 0
     try:
         names = next(csv.reader([first.decode()]))
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        rows = csv.DictReader(text, [name.strip() for name in names], strict=True)
-        for row in rows:
-            yield Place(number + rows.line_num), row
+        with io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+            rows = csv.DictReader(text, [name.strip() for name in names], strict=True)
+            for row in rows:
+                line = rows.line_num
+                yield Place(number + line), row
     except UnicodeDecodeError as error:
         raise WorkloadError(f"{path}: not UTF-8: {error}") from None
     except csv.Error as error:
-        raise WorkloadError(f"{path}, line {number + rows.line_num}: not CSV: {error}") from None
+        raise WorkloadError(f"{path}, line {number + line + 1}: not CSV: {error}") from None

@@ -59,6 +59,7 @@ def _message(where: str, message: object) -> tuple[str, str]:
     role = next((message[key] for key in ("role", "from") if key in message), None)
     if not isinstance(role, str) or not role:
         raise BadRecord(f"{where}.role: {shown(role)} where a name is due (or as `from`)")
+    checked(f"{where}.role", role)
     keys = [key for key in ("content", "value", "text") if key in message]
     calls = {key: message[key] for key in ("tool_calls", "function_call") if message.get(key)}
     if not keys and not calls and message.get("type") is None:
@@ -66,7 +67,7 @@ def _message(where: str, message: object) -> tuple[str, str]:
     content = message[keys[0]] if keys else None
     texts = [_text(f"{where}.{keys[0] if keys else 'content'}", content)]
     if calls:
-        texts.append(json.dumps(calls, ensure_ascii=False))
+        texts.append(checked(where, json.dumps(calls, ensure_ascii=False)))
     return role.lower(), "\n".join(filter(None, texts))
 
 
