@@ -143,16 +143,20 @@ def _sizes(axes: Axes, sizes: list[float], study: Study | None) -> None:
         axes.set_xscale("log")
         axes.minorticks_off()
     shown = _told_apart(sizes)
-    axes.set_xticks(sizes, [f"{size:,.4g}" if size in shown else "" for size in sizes])
+    axes.set_xticks(sizes, [_short(size) if size in shown else "" for size in sizes])
     axes.set_xlabel("KV cache size, thousand tokens")
     if study is not None:
         chosen = study.cache_tokens / 1000
         axes.axvline(chosen, color="grey", linewidth=6, alpha=0.25, zorder=0)
         gib = axes.secondary_xaxis("top")
         gib.minorticks_off()
-        gib.set_xticks(shown, [f"{study.gib(1000 * size):,.3g}" for size in shown])
+        gib.set_xticks(shown, [_short(study.gib(1000 * size)) for size in shown])
         gib.minorticks_off()
         gib.set_xlabel(f"GiB of KV cache, {study.model}")
+
+
+def _short(value: float) -> str:
+    return f"{float(f'{value:.4g}' if value >= 1000 else f'{value:.3g}'):,.12g}"
 
 
 def _told_apart(sizes: list[float]) -> list[float]:

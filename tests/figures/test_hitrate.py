@@ -94,6 +94,7 @@ def test_study_has_an_axis_in_gib_and_the_size_asked_about(tmp_path: Path) -> No
     (gib,) = figure.axes[0].child_axes
     assert [label.get_text() for label in gib.get_xticklabels()] == ["16", "160"]
     assert "a model" in gib.get_xlabel()
+    assert [hitrate._short(x) for x in (19356.3, 262.144, 0.3321)] == ["19,360", "262", "0.332"]
     assert "160,000 tokens, the size asked about" in caption(figure)
 
 
