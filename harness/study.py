@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from harness import config as configs
-from harness import kvcache
+from harness import configfile, kvcache
 from harness import model as models
 from harness import workload as workloads
 from harness.analysis import costmodel, traffic
@@ -145,15 +145,15 @@ def _parsed(content: dict[str, Any], sizes: list[int], study: Study | None, path
 
 
 def _check_same_trace(path: Path, given: dict[str, Any]) -> None:
+    """Refuse to write over another log's study. Its config is not checked: its log may be gone."""
     if not path.exists():
         return
-    before = configs.load(path)
-    ((called, params),) = before.workloads.items()
-    log = getattr(params, "path", None)
-    if log != given.get(called, {}).get("path"):
+    before = configfile.read(path)
+    workloads_before = before.get("workloads") if isinstance(before, dict) else None
+    if workloads_before != given:
         raise HarnessError(
-            f"{path.parent} is the study of another log, {log}: name this one's with --name "
-            "(NAME=), or remove that folder"
+            f"{path.parent} is the study of another log, {workloads_before}: name this one's with "
+            "--name (NAME=), or remove that folder"
         )
 
 
