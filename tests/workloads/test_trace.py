@@ -307,7 +307,8 @@ def test_a_log_is_recognised_and_sorted(path: Path) -> None:
     workload = trace.build("w", Trace(path=str(path)), 0, path, 512)
     assert [r.arrival_ms for r in workload.requests] == [0, 10, 20]
     assert _blocks(workload) == [[1], [2], [0]]
-    assert "not in the order of time" in workload.header.notes[1]
+    assert workload.header.notes[1] == "the log was recognised: mooncake"
+    assert "not in the order of time" in workload.header.notes[2]
 
 
 def test_times_of_another_log(path: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Records(Generic[_T]):
     Args:
         path: The file.
         read: Returns what one record has, or raises BadRecord or Unusable.
-        skip_bad: So many bad records are left out.
+        skip_bad: So many bad records are left out; None: none, and nobody can say so.
         may_be_cut_off: Whether an array that is cut off counts for what it has.
 
     """
@@ -61,7 +61,7 @@ class Records(Generic[_T]):
         self,
         path: Path,
         read: Callable[[Record], Iterable[_T]],
-        skip_bad: int = 0,
+        skip_bad: int | None = None,
         may_be_cut_off: bool = False,
     ) -> None:
         self._path, self._read = path, read
@@ -103,11 +103,14 @@ class Records(Generic[_T]):
         """
         self._num_bad += 1
         self._first_bad = self._first_bad or f"{place}: {error}"
-        if self._num_bad > self._skip_bad:
-            allowed = f" (bad record {self._num_bad}; skip_bad allows {self._skip_bad})"
-            raise WorkloadError(
-                f"{self._path}, {place}: {error}{allowed if self._skip_bad else ''}"
-            ) from None
+        if self._num_bad <= (self._skip_bad or 0):
+            return
+        instead = ""
+        if self._skip_bad:
+            instead = f" (bad record {self._num_bad}; skip_bad allows {self._skip_bad})"
+        elif self._skip_bad == 0:
+            instead = "; mend it, or say `skip_bad` to leave out so many"
+        raise WorkloadError(f"{self._path}, {place}: {error}{instead}") from None
 
     @property
     def notes(self) -> list[str]:

@@ -125,7 +125,7 @@ def test_bad_records_are_refused_or_left_out_and_counted(path: Path) -> None:
     path.write_bytes(_BAD)
     for allowed, reason in enumerate(
         [
-            "log, line 2: a: -1$",
+            "log, line 2: a: -1; mend it, or say `skip_bad` to leave out so many$",
             r"line 3: not JSON: EOF .*, in '{\"a\"' \(bad record 2; skip_bad allows 1\)$",
             "line 5: 7 should be an object",
             "line 6: not UTF-8",
@@ -133,6 +133,8 @@ def test_bad_records_are_refused_or_left_out_and_counted(path: Path) -> None:
     ):
         with pytest.raises(WorkloadError, match=reason):
             list(Records(path, _read, allowed))
+    with pytest.raises(WorkloadError, match=r"log, line 2: a: -1$"):
+        list(Records(path, _read))
     records = Records(path, _read, 4)
     assert list(records) == [(Place(1), 1), (Place(7), 2)]
     assert records.notes == [
