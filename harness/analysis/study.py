@@ -28,6 +28,7 @@ from harness.policies import POLICIES
 _BASE = "lru"
 # With fewer sessions, an interval over them says little.
 _LEAST_SESSIONS = 20
+_UNCLEAR = " The interval of points holds zero: this traffic cannot tell the two apart."
 COLUMNS = (
     "policy",
     "kind",
@@ -235,18 +236,15 @@ def _worth(
         if not others:
             return ["No other policy was replayed."]
         row = own[others[0]]
+        unclear = _UNCLEAR if row["points_over_lru_high"] >= 0 else ""
         return [
             f"The nearest, {_label(others[0])}, changes the hit rate by "
             f"{_number(row, 'points_over_lru', ' points')} and predicted mean TTFT by "
-            f"{_percent(row, 'ttft_percent_of_lru', 1, '+')}.",
+            f"{_percent(row, 'ttft_percent_of_lru', 1, '+')}.{unclear}",
             "So no other policy saves LRU any cache here.",
         ]
     row, base = own[best], own[_BASE]
-    unclear = (
-        " That interval holds zero: this traffic cannot tell the two apart."
-        if row["points_over_lru_low"] <= 0
-        else ""
-    )
+    unclear = _UNCLEAR if row["points_over_lru_low"] <= 0 else ""
     gain = (
         f"Over LRU it gains {_number(row, 'points_over_lru', ' points')} and changes predicted "
         f"mean TTFT by {_percent(row, 'ttft_percent_of_lru', 1, '+')}, from "
