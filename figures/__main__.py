@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from figures import captions, catalogue, style
+from figures.catalogue import Entry
 from harness.analysis import results
 from harness.analysis.results import Results
 from harness.errors import HarnessError
@@ -25,13 +26,18 @@ def main() -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for each in catalogue.names(found.config) if name == "all" else [name]:
-        _draw(found, each)
+    entries = catalogue.entries(found.config)
+    for each in entries if name == "all" else [name]:
+        if each not in entries:
+            print(
+                f"error: {config} has no figure {each}, only {', '.join(entries)}", file=sys.stderr
+            )
+            return 1
+        _draw(found, each, entries[each])
     return 0
 
 
-def _draw(found: Results, name: str) -> None:
-    entry = catalogue.FIGURES[name]
+def _draw(found: Results, name: str, entry: Entry) -> None:
     found = found.on(*entry.packages)
     try:
         figure = import_module(f"figures.{entry.module}").draw(found, entry)

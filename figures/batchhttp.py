@@ -69,6 +69,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         "requests, whole batches, the same ones in both cells. Through hits: by a line through all "
         "requests, within what engines and runs differ by; that is judged, and moves less.",
         captions.noise(band),
+        captions.left_out(of_patched(found), patched),
         captions.not_drawn(invalid),
     )
     return figure

@@ -25,7 +25,8 @@ def draw(results: Results, entry: Entry) -> Figure:
 
     """
     (workload,), title = entry.workloads, entry.title
-    found = style.papers_policies(results.of(entry.tier, workload))
+    of_all = results.of(entry.tier, workload)
+    found = style.papers_policies(of_all)
     if reason := not_run(found):
         return style.not_run(title, reason)
     if not found["valid"].any():
@@ -52,6 +53,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         f"{title}. {captions.engine(results, entry)}, cache of {cache_tokens:,} tokens"
         f"{where_papers_is(cells)}, {int(cells['requests'].iloc[0]):,} requests "
         f"of {workload}; {captions.over_seeds(cells['seed'])}.",
+        captions.left_out(of_all, cells),
         captions.not_drawn(invalid),
     )
     return figure

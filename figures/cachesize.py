@@ -35,6 +35,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     published = paper.joined(workload)
     found = results.of(entry.tier, workload)
     found = found[found["batch_size"] == 1]
+    of_all = found
     if not published.empty and entry.packages == ("vllm",):
         # The paper's figures have the paper's policies; policies.md has all.
         found = style.papers_policies(found)
@@ -80,7 +81,11 @@ def draw(results: Results, entry: Entry) -> Figure:
         ncols=2,
         fontsize="small",
     )
-    style.face(figure, *_sentences(entry, cells, results, workload, invalid))
+    style.face(
+        figure,
+        *_sentences(entry, cells, results, workload, invalid),
+        captions.left_out(of_all, cells),
+    )
     return figure
 
 

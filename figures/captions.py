@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from figures import style
 from figures.catalogue import Entry
 from harness.analysis.results import Results
 from harness.cell import ClosedLoop, Load, OpenLoop, Tier
@@ -64,7 +65,9 @@ def load(params: Load) -> str:
             f"{params.think_time_mean:g} s on average"
         )
     if not isinstance(params, OpenLoop):
-        return f"batches of {params.batch_size}"
+        return (
+            f"batches of {params.batch_size}" if params.batch_size > 1 else "one request at a time"
+        )
     if params.arrivals == "trace":
         speed = "" if params.speed in (None, 1) else f", {params.speed:g} times faster"
         return f"open loop, at the trace's own times{speed}{_turn(params)}"
@@ -132,6 +135,43 @@ def none_valid(cells: pd.DataFrame) -> str:
         f"none of its {len(cells)} cells is valid: {first}{more}. cells.csv has the reason of "
         "each; mend that and measure them again, as the report says how."
     )
+
+
+# Columns of ``cells.csv`` by which a figure may leave cells out, and what they are to a reader.
+_LEFT_OUT = {
+    "policy": "policy",
+    "cache_tokens": "cache size",
+    "batch_size": "batch size",
+    "request_rate": "request rate",
+    "seed": "seed",
+}
+
+
+def left_out(found: pd.DataFrame, drawn: pd.DataFrame) -> str:
+    """Name what a figure does not show of the valid cells that it could be drawn from.
+
+    Args:
+        found: Rows of ``cells.csv``.
+        drawn: Those of them that are in the figure.
+
+    Returns:
+        A sentence; nothing if all valid cells are drawn.
+
+    """
+    valid = found[found["valid"].astype(bool)]
+    parts = []
+    for column, what in _LEFT_OUT.items():
+        missing = sorted(set(valid[column].dropna()) - set(drawn[column]))
+        if missing:
+            values = (
+                [style.looks([name])[name].label for name in missing]
+                if column == "policy"
+                else [f"{value:,.12g}" if column != "seed" else f"{value:.0f}" for value in missing]
+            )
+            plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
+            unit = " tokens" if column == "cache_tokens" else ""
+            parts.append(f"{plural if len(missing) > 1 else what} {', '.join(values)}{unit}")
+    return f"Not in this figure, but in cells.csv: {'; '.join(parts)}." if parts else ""
 
 
 def not_drawn(invalid: int) -> str:

@@ -1,6 +1,12 @@
-"""Every figure by its name: what it is drawn from, and for which configs there is one."""
+"""Every figure by its name: what it is drawn from, and for which configs there is one.
 
+Those of the paper's workloads, and of ours beside them, have a name each (``FIGURES``). Any other
+workload that a config has, as a user's own trace, has the figures that need to know nothing of it.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from harness.cell import CellSpec, Load, Mode, Tier
 from harness.config import Config
@@ -14,7 +20,8 @@ class Entry:
 
     There is one for a config with such cells of at least one of the workloads, on engines that have
     the policies: of ``policy``, if given, and with so many different ``loads`` or more; in batches
-    of one, where one load is enough. So if one cannot be drawn, it is not for what the config says.
+    of one, where one load is enough, and of any size where 0 are. So if one cannot be drawn, it is
+    not for what the config says.
     """
 
     title: str
@@ -30,6 +37,15 @@ class Entry:
         """Return whether a config has the cells for it."""
         return all(len(self._loads(config, package)) >= self.loads for package in self.packages)
 
+    def shows(self, cell: CellSpec) -> bool:
+        """Return whether a cell, whatever its policy and engine, is one of those that it is of."""
+        return (
+            cell.workload in self.workloads
+            and cell.tier == self.tier
+            and cell.load.mode in self.modes
+            and (self.loads != 1 or getattr(cell.load, "batch_size", 1) == 1)
+        )
+
     def _loads(self, config: Config, package: str) -> set[Load]:
         """Return how the cells of a package for it are loaded."""
         return {
@@ -40,11 +56,8 @@ class Entry:
 
     def _takes(self, cell: CellSpec) -> bool:
         return (
-            cell.workload in self.workloads
-            and cell.tier == self.tier
+            self.shows(cell)
             and ENGINES[cell.engine].is_patched
-            and cell.load.mode in self.modes
-            and (self.loads > 1 or getattr(cell.load, "batch_size", 1) == 1)
             and self.policy in (None, cell.policy)
         )
 
@@ -197,6 +210,51 @@ FIGURES = {
 }
 
 
+def entries(config: Config) -> dict[str, Entry]:
+    """Return the figures that there are for a config, by name."""
+    named = {name: entry for name, entry in FIGURES.items() if entry.is_for(config)}
+    return named | _of_others(config, list(named.values()))
+
+
 def names(config: Config) -> list[str]:
-    """Return the figures that there are for a config."""
-    return [name for name, entry in FIGURES.items() if entry.is_for(config)]
+    """Return the names of the figures that there are for a config."""
+    return list(entries(config))
+
+
+def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
+    """Return figures for the cells that no figure of a name of its own shows.
+
+    They are by tier and workload: the hit rate, whatever the load; of a study, what the traffic is
+    like; and what ARC did in tier replay.
+    """
+    found: dict[str, Entry] = {}
+    for cell in config.cells.values():
+        if any(entry.policy is None and entry.shows(cell) for entry in named):
+            continue
+        workload, tier = cell.workload, cell.tier
+        where = workload if tier == "replay" else f"{workload}-{tier}"
+        found[f"hitrate-{where}"] = Entry(
+            f"Hit rate: {workload}",
+            "hitrate",
+            tier,
+            (workload,),
+            get_args(Mode),
+            loads=0,
+            packages=tuple(dict.fromkeys(kind.package for kind in ENGINES.values())),
+        )
+        split = Entry(
+            f"Recent and frequent blocks: {workload}",
+            "t1share",
+            "replay",
+            (workload,),
+            policy="arc",
+        )
+        if config.study is not None:
+            found[f"why-{workload}"] = Entry(
+                f"Why policies differ: {workload}", "why", tier, (workload,)
+            )
+        if split.is_for(config) and not any(
+            entry.module == split.module and workload in entry.workloads for entry in named
+        ):
+            found[f"t1share-{workload}"] = split
+    return found

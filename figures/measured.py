@@ -31,8 +31,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     """
     (workload,), title, tier = entry.workloads, entry.title, entry.tier
     (mode,) = entry.modes
-    found = results.of(tier, workload, mode)
-    found = found[found["batch_size"] == 1]
+    of_all = results.of(tier, workload, mode)
+    found = of_all[of_all["batch_size"] == 1]
     if reason := not_run(found):
         return style.not_run(title, reason)
     cells = found[found["valid"]]
@@ -89,6 +89,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         if compared
         else "",
         captions.noise(band),
+        captions.left_out(of_all, patched),
     )
     return figure
 

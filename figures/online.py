@@ -93,12 +93,14 @@ class Selection:
     panels: list[Panel]
     invalid: int
     missing: dict[str, str]
+    left_out: str = ""
 
     @property
     def sentences(self) -> list[str]:
         """What the caption says about what is not in the figure."""
         return [
             captions.not_drawn(self.invalid),
+            self.left_out,
             *(f"Not drawn: {name}: {why}." for name, why in self.missing.items()),
         ]
 
@@ -152,7 +154,10 @@ def select(results: Results, entry: Entry) -> Selection:
     of_all = pd.concat(ran) if ran else results.cells[:0]
     if not panels:
         raise HarnessError(captions.none_valid(of_all))
-    return Selection(panels, int((~of_all["valid"]).sum()), missing)
+    drawn = pd.concat([panel.cells for panel in panels])
+    return Selection(
+        panels, int((~of_all["valid"]).sum()), missing, captions.left_out(of_all, drawn)
+    )
 
 
 def _under(results: Results, load: Load, cells: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import os
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,15 @@ from matplotlib.patches import Patch
 
 from figures import saved
 from harness.analysis.stats import Interval
-from harness.policies import POLICIES
+from harness.policies import POLICIES, Policy
 
 COLORS, MARKERS, LABELS = (
     {name: getattr(policy, look) for name, policy in POLICIES.items()}
     for look in ("color", "marker", "label")
 )
+# Of policies that tables have and this project does not name, one after the other.
+_OTHER_COLORS = ("#d55e00", "#ca9161", "#56b4e9", "#ece133", "#fbafe4")
+_OTHER_MARKERS = ("P", "X", "*", "<", ">")
 PAPER_POLICIES = tuple(name for name, policy in POLICIES.items() if policy.is_papers)
 HIT_RATE = "hit rate\n(cached / queried prompt tokens)"
 # Of what belongs to one batch size, out of 1.
@@ -68,6 +71,18 @@ def _wrapped(sentences: Iterable[str], width: int) -> str:
         for said in sentences
     )
     return "\n".join(chain.from_iterable(lines))
+
+
+def looks(policies: Iterable[str]) -> dict[str, Policy]:
+    """Return how to name and draw policies, in the order of a legend, those without a name last."""
+    found = set(policies)
+    unnamed = sorted(found - POLICIES.keys())
+    return {name: policy for name, policy in POLICIES.items() if name in found} | {
+        name: Policy(name, color, marker)
+        for name, color, marker in zip(
+            unnamed, cycle(_OTHER_COLORS), cycle(_OTHER_MARKERS), strict=False
+        )
+    }
 
 
 def ours(policy: str) -> Line2D:

@@ -11,8 +11,8 @@ from types import FrameType
 from typing import NoReturn
 
 from harness import config as configs
+from harness import kvcache, patching, porting, runlock
 from harness import model as models
-from harness import patching, porting, runlock
 from harness import workload as workloads
 from harness.analysis import tables
 from harness.bench import eviction, replay, results, sglang
@@ -160,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--workload", type=Path, required=True, help="workload file")
     measure.add_argument("--engine-tree", type=Path, help="patched tree; stock engines need none")
     measure.add_argument("--output", type=Path, required=True, help="folder to write")
+    measure.add_argument(
+        "--processes", type=int, default=1, help="for cells of tier replay (%(default)s)"
+    )
     measure.set_defaults(run=_measure)
 
     bench = commands.add_parser("bench", help="measure what our own code costs")
@@ -175,6 +178,34 @@ def _parser() -> argparse.ArgumentParser:
     bounds.add_argument("--workload", type=Path, required=True, help="workload file of blocks")
     bounds.add_argument("--output", type=Path, required=True, help="CSV file to write")
     bounds.set_defaults(run=_bounds)
+
+    study = commands.add_parser("study", help="say which policy suits a log of your own traffic")
+    study.add_argument("trace", type=Path, help="the log")
+    study.add_argument(
+        "--model",
+        default=kvcache.DEFAULT,
+        help="whose KV cache it is: a name, a folder or a config.json (%(default)s)",
+    )
+    study.add_argument("--cache", help="the size asked about: 200000 (tokens) or 40GiB")
+    study.add_argument(
+        "--ttft",
+        help="what predicts TTFT: two points of prompt tokens and ms, 1000:80,15000:900, or a "
+        "detailed result of vllm bench serve (JSON)",
+    )
+    study.add_argument("--name", help="results go to results/study-NAME; by default, the log's")
+    study.add_argument("--block-size", type=int, default=16, help="tokens a block (%(default)s)")
+    study.add_argument("--cores", default="all", help="for Snakemake (%(default)s)")
+    study.set_defaults(run=_study)
+
+    traffic = commands.add_parser("traffic", help="describe the traffic of a workload of blocks")
+    traffic.add_argument("workload", type=Path, help="workload file of blocks")
+    traffic.add_argument("output", type=Path, help="JSON file to write")
+    traffic.set_defaults(run=_traffic)
+
+    answer = commands.add_parser("answer", help="answer a study from its results")
+    answer.add_argument("config", type=Path)
+    answer.add_argument("results", type=Path, help="folder of the results")
+    answer.set_defaults(run=_answer)
 
     table = commands.add_parser("table", help="write cells.csv from measured cells")
     table.add_argument("cells", type=Path, nargs="+")
@@ -365,6 +396,42 @@ def _bounds(arguments: argparse.Namespace) -> None:
     )
 
 
+def _study(arguments: argparse.Namespace) -> None:
+    # Loads the analysis, which the other commands can do without.
+    from harness import study
+
+    study.run(
+        arguments.trace,
+        model=arguments.model,
+        cache=arguments.cache,
+        ttft=arguments.ttft,
+        name=arguments.name,
+        block_size=arguments.block_size,
+        cores=arguments.cores,
+        say=lambda line: print(line, flush=True),
+    )
+
+
+def _traffic(arguments: argparse.Namespace) -> None:
+    from harness.analysis import traffic
+
+    workload = workload_file.read(arguments.workload)
+    if not isinstance(workload, BlockWorkload):
+        raise HarnessError(f"{arguments.workload} has {workload.header.content}, not blocks")
+    traffic.write(traffic.measure(workload), arguments.output)
+
+
+def _answer(arguments: argparse.Namespace) -> None:
+    from harness.analysis import results, study, traffic
+
+    folder = arguments.results
+    found = results.read(arguments.config, folder)
+    if found.config.study is None:
+        raise HarnessError(f"{arguments.config} asks nothing: it has no study")
+    answer, table = study.answer(found, traffic.read(folder / "traffic.json"))
+    study.write(answer, table, folder / "study.json", folder / "study.csv")
+
+
 def _gate(arguments: argparse.Namespace) -> None:
     from harness.analysis import gate
 
@@ -490,6 +557,12 @@ def _measure(arguments: argparse.Namespace) -> None:
         patches_sha256 = manifest["patches_sha256"]
     patching.find_package(package)
     for spec in specs.values():
+        header = workload.header
+        if (header.name, header.seed) != (spec.workload, spec.seed):
+            raise HarnessError(
+                f"cell {spec.id}: {arguments.workload} has the requests of {header.name}, seed "
+                f"{header.seed}, not of {spec.workload}, seed {spec.seed}"
+            )
         if most.prompt_tokens + most.output_tokens > spec.cache_tokens:
             raise HarnessError(
                 f"cell {spec.id}: a cache of {spec.cache_tokens} tokens cannot hold request "
@@ -507,4 +580,6 @@ def _measure(arguments: argparse.Namespace) -> None:
         engine_tree=arguments.engine_tree,
         patches_sha256=patches_sha256,
         folder=arguments.output,
+        processes=arguments.processes,
+        requests=len(workload.requests),
     )

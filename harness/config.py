@@ -14,7 +14,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     WithJsonSchema,
@@ -145,6 +147,25 @@ class Experiment(_Section):
 WorkloadParams = Annotated[DocQA | Trace | ShareGPT, Field(discriminator="kind")]
 
 
+class Study(_Section):
+    """What one traffic's owner wants to know: which policy, at which cache (``harness study``).
+
+    ``base_ms`` and ``ms_per_token`` are a line that predicts TTFT: ms of a request whose every
+    token is cached, and more for each that is not.
+    """
+
+    cache_tokens: PositiveInt = Field(description="the cache size asked about, in tokens")
+    model: str = Field(description="whose KV cache sizes are said in GiB")
+    kv_bytes_per_token: PositiveFloat
+    base_ms: NonNegativeFloat
+    ms_per_token: PositiveFloat
+    ttft_from: str = Field(description="where the line is from")
+
+    def gib(self, tokens: float) -> float:
+        """Return how large a KV cache of so many tokens is, in GiB."""
+        return tokens * self.kv_bytes_per_token / 2**30
+
+
 class Config(_Section):
     """One run."""
 
@@ -161,6 +182,9 @@ class Config(_Section):
         (),
         description="workloads on which, where they are replayed, policies that libcachesim has "
         "are simulated, too",
+    )
+    study: Study | None = Field(
+        None, description="of a config that `harness study` wrote, which has one workload"
     )
 
     @field_validator("experiments")
@@ -194,6 +218,8 @@ class Config(_Section):
                 f"({', '.join(self.workloads)})"
             )
         self.cells  # noqa: B018 (whether their names are their own)
+        if self.study and len(self.replayed) != 1:
+            raise ValueError("study: is of one workload of tier replay, and one seed")
         return self
 
     def _check_experiment(self, where: str, experiment: Experiment) -> None:

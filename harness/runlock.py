@@ -1,15 +1,19 @@
-"""One run at a time over one folder of results, and no job that outlives its run.
+"""One run at a time over one folder of results, one that measures times on one machine, and no job
+that outlives its run.
 
 The kernel releases the lock with the process that holds it, however that ends; Snakemake's own lock
 file would stay.
 """
 
+import contextlib
 import fcntl
 import os
 import platform
 import select
 import signal
+import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.errors import HarnessError
@@ -17,6 +21,8 @@ from harness.errors import HarnessError
 # The run's host and process: on a cluster its jobs may be elsewhere, where that number is
 # another's.
 _RUN = "HARNESS_RUN"
+# Where the machine's locks are, if not among temporary files, of which containers have their own.
+_LOCKS = "HARNESS_LOCKS"
 # Open for as long as this process lives.
 _held: list[int] = []
 
@@ -43,6 +49,48 @@ def acquire(results: str) -> None:
     os.write(lock, str(os.getpid()).encode())
     _held.append(lock)
     os.environ[_RUN] = f"{platform.node()}:{os.getpid()}"
+
+
+@contextlib.contextmanager
+def measuring(devices: str, waiting: Callable[[int], object]) -> Iterator[None]:
+    """Be the only one on this machine to measure on some devices, whosever run it is.
+
+    Waits until nobody else does: engines that work at the same time slow each other down, and
+    their times mean nothing.
+
+    Args:
+        devices: A name for them.
+        waiting: Called with the process that is waited for, 0 if that is not known.
+
+    """
+    path = Path(os.environ.get(_LOCKS) or tempfile.gettempdir()) / f"arc-kv-harness-{devices}.lock"
+    lock = _opened(path)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode(errors="replace")
+            waiting(int(holder) if holder.isdigit() else 0)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # another user's file may be for reading only
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _opened(path: Path) -> int:
+    """Open a lock file that all users of the machine share; a lock needs no right to write."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):
+            os.fchmod(lock, 0o666)
+        return lock
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def end_with_run() -> None:

@@ -60,6 +60,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         config.stash[_BEFORE] = _made()
     config.stash[_SHARED] = shared
     sys.path.insert(0, str(shared / _TREE))
+    # Two tests may have an engine at a time, and none waits for one outside.
+    os.environ["HARNESS_LOCKS"] = str(folder)
     os.environ.setdefault(datasets.FOLDER_VARIABLE, str(shared / "data"))
     # In a background job it is ignored, and would be by all that tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -161,6 +161,8 @@ def read() -> list[Claim]:
 def judge(results: Results, history: pd.DataFrame) -> list[dict[str, Any]]:
     """Judge every claim in every tier by the results; return the content of ``claims.json``.
 
+    A claim on a workload that the config does not have is none of it.
+
     Args:
         results: Of the run.
         history: Of other runs, for the noise (``noise.read``).
@@ -184,6 +186,8 @@ def judge_compared(
     for claim in claims:
         for package, tiers in claim.evidence.items():
             if package not in (_PAPERS_PACKAGE, *results.packages):
+                continue
+            if claim.workload not in results.config.workloads:
                 continue
             evidence = _Evidence(results.on(package), compared, noise)
             rows += [

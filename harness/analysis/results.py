@@ -119,7 +119,10 @@ class Results:
         try:
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:
-            raise HarnessError(f"{path}: not readable: {error}") from None
+            raise HarnessError(
+                f"{path}: not readable: {error}. Remove the folder of its group, in "
+                f"{self.folder}/cells, and run the same command again"
+            ) from None
 
     def load(self, cell: str) -> Load:
         """Return how a cell's requests were sent.
@@ -163,7 +166,15 @@ def read(config: Path, folder: Path) -> Results:
     try:
         policies = pd.read_csv(folder / "policies.csv")
     except (OSError, ValueError) as error:
-        raise HarnessError(f"{folder}/policies.csv: not readable: {error}") from None
+        raise HarnessError(
+            f"{folder}/policies.csv: not readable: {error}. Remove it and run the same command "
+            "again"
+        ) from None
+    if missing := {"workload", "policy", "cache_tokens", "hit_rate"} - set(policies.columns):
+        raise HarnessError(
+            f"{folder}/policies.csv: no table of policies: it has no {min(missing)}. Remove it and "
+            "run the same command again"
+        )
     cells = tables.read_cells(folder / "cells.csv")
     return Results(configs.load(config), folder, cells, policies)
 

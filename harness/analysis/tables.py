@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.analysis import costmodel
 from harness.errors import HarnessError
-from harness.measure.records import SUMMARY, read_provenance, read_summary
+from harness.measure.records import REQUESTS, SUMMARY, read_provenance, read_summary
 
 # Column -> key in summary.json.
 _KEYS = {
@@ -39,6 +39,8 @@ _KEYS = {
 }
 # The same, of those that came later.
 _LATER_KEYS = {"disturbed": "disturbed"}
+# What every summary has.
+_NEEDED = ("tier", "engine", "policy", "workload", "mode", "batch_size", "seed", "scale", "valid")
 # Where a cell's numbers come from.
 ORIGIN = ["engine_version", "patches_sha256", "model_sha256", "machine", "measured_at", "git"]
 # Other programs read these by name or by place: only append.
@@ -64,14 +66,23 @@ def write_cells(folders: Sequence[Path], path: Path) -> None:
         path: The CSV file.
 
     Raises:
-        HarnessError: if a folder has no cell in it, or one of another version of this project.
+        HarnessError: if a folder has no cell in it, a damaged one, or one of another version of
+            this project; or if cells of one workload and seed got other requests than each other.
 
     """
-    rows = [
-        _row(read_summary(cell)) | _origin(cell) | {"folder": str(cell.relative_to(folder.parent))}
-        for folder in folders
-        for cell in _cells(folder)
-    ]
+    rows = []
+    asked: dict[tuple[str, str, int], tuple[str, Path]] = {}
+    for folder in folders:
+        for cell in _cells(folder):
+            summary, provenance = read_summary(cell), read_provenance(cell)
+            for key in _NEEDED:
+                if not isinstance(summary, dict) or key not in summary:
+                    raise _damaged(cell, f"its {SUMMARY} has no {key}")
+            if summary["valid"] and not (cell / REQUESTS).is_file():
+                raise _damaged(cell, f"it has no {REQUESTS}")
+            _check_same_requests(asked, cell, summary, provenance)
+            where = {"folder": str(cell.relative_to(folder.parent))}
+            rows.append(_row(summary) | _origin(cell, provenance) | where)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.astype(dict.fromkeys(_WHOLE, "Int64") | {"request_rate": "float64"})
     table = table.sort_values([*_ORDER, "engine", "policy", "cell"])
@@ -82,6 +93,34 @@ def write_cells(folders: Sequence[Path], path: Path) -> None:
 
 def _cells(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{SUMMARY}")) or [folder]
+
+
+def _damaged(cell: Path, what: str) -> HarnessError:
+    return HarnessError(
+        f"{cell}: not a whole cell: {what}. Remove the folder of its group, in cells/, and run the "
+        "same command again"
+    )
+
+
+def _check_same_requests(
+    asked: dict[tuple[str, str, int], tuple[str, Path]],
+    cell: Path,
+    summary: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Refuse a cell whose workload file is not that of the cells before, and note it."""
+    try:
+        sha256 = str(provenance["workload"]["sha256"])
+        key = str(summary["tier"]), str(summary["workload"]), int(summary["seed"])
+    except (KeyError, TypeError):
+        return
+    before, first = asked.setdefault(key, (sha256, cell))
+    if before != sha256:
+        raise HarnessError(
+            f"{cell} and {first} got different requests: their workload files, of {key[1]}, seed "
+            f"{key[2]}, have sha256 {sha256[:12]} and {before[:12]}. Remove the folder of the "
+            "older one's group, in cells/, and run the same command again"
+        )
 
 
 def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,9 +140,8 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _origin(folder: Path) -> dict[str, Any]:
+def _origin(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return where a cell comes from; nothing of one that was not run."""
-    provenance = read_provenance(folder)
     if not provenance:
         return {}
     try:
@@ -133,13 +171,17 @@ def read_cells(path: Path) -> pd.DataFrame:
     ``batch_size`` and ``request_rate`` are not a number where they do not apply.
 
     Raises:
-        HarnessError: if it is missing or has other columns.
+        HarnessError: if it is missing, damaged or has other columns.
 
     """
     try:
         table = pd.read_csv(path)
     except OSError as error:
         raise HarnessError(f"{path}: no table of cells: {error.strerror}") from None
+    except ValueError as error:
+        raise HarnessError(
+            f"{path}: no table of cells: {error}. Remove it and run the same command again"
+        ) from None
     if list(table.columns) != COLUMNS:
         raise HarnessError(f"{path}: columns {list(table.columns)}, not {COLUMNS}")
     return table

@@ -16,6 +16,9 @@ _KEY = (
 
 def show(judged: Sequence[Mapping[str, Any]]) -> None:
     """Print claims, verdicts and why, as ``harness.analysis.claims`` judged them."""
+    if not judged:
+        print("no claim is on a workload of this config")
+        return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)

@@ -1,8 +1,9 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
-from support.results import results
+from support.results import results, row
 
 from figures import captions
 from figures.catalogue import FIGURES
@@ -107,3 +108,19 @@ def test_a_log_of_ones_own_is_named(root: Path, tmp_path: Path, cpu: Results) ->
     content["workloads"]["mine"] = {"kind": "trace", "path": str(log)}
     mine = Results(config.parse(content, "test"), tmp_path, cpu.cells, cpu.policies)
     assert captions.workload(mine, "replay", "mine") == "Requests of mine.jsonl at their own size"
+
+
+def test_what_a_figure_leaves_out_is_named() -> None:
+    found = pd.DataFrame(
+        [
+            row(),
+            row(policy="s3fifo", cache_tokens=1_600_000),
+            row(policy="new", seed=43),
+            row(policy="dbl", valid=False),  # said elsewhere
+        ]
+    )
+    assert captions.left_out(found, found) == ""
+    assert captions.left_out(found, found[:1]) == (
+        "Not in this figure, but in cells.csv: policies new, S3-FIFO; cache size 1,600,000 tokens; "
+        "seed 43."
+    )

@@ -31,6 +31,7 @@ def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         "workloads",
         "experiments",
         "rivals",
+        "study",
     }
 
 
@@ -87,7 +88,13 @@ def test_cells_are_refused_before_an_engine_starts(
     from workloads.file import Header, TextRequest, TextWorkload
 
     request = TextRequest(request=0, prompt_tokens=5, output_tokens=1, parts=("a",))
-    header = Header(content="text", name="w", seed=1, texts=1, requests=1, params={})
+    header = Header(content="text", name="docqa-quality", seed=1, texts=1, requests=1, params={})
+    file.write(tmp_path / "w.jsonl", TextWorkload(header, (request,), {"a": "b"}))
+    assert cli.main(_measure(root, tmp_path, group)) == 1
+    assert "has the requests of docqa-quality, seed 1, not of docqa-quality, seed 42" in (
+        capsys.readouterr().err
+    )
+    header = header.model_copy(update={"seed": 42})
     file.write(tmp_path / "w.jsonl", TextWorkload(header, (request,), {"a": "b"}))
     assert cli.main(_measure(root, tmp_path, group)) == 1
     assert f"cell {_LRU}: engine vllm needs --engine-tree" in capsys.readouterr().err
@@ -362,6 +369,7 @@ def test_bounds_and_policies_are_tables(root: Path, tmp_path: Path) -> None:
         "valid": True,
     }
     (cell / "summary.json").write_text(json.dumps(summary))
+    (cell / "requests.parquet").touch()
     assert cli.main(["table", str(cell), "--output", str(tmp_path / "c.csv")]) == 0
     policies = ["policies", str(tmp_path / "c.csv"), str(tmp_path / "b.csv")]
     policies += ["--csv", str(tmp_path / "p.csv"), "--markdown", str(tmp_path / "p.md")]

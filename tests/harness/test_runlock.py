@@ -107,3 +107,36 @@ def test_run_on_another_host_is_not_sought_here(monkeypatch: pytest.MonkeyPatch)
         assert threading.active_count() == before
         (parent,) = runlock.watch()
         os.close(parent)
+
+
+_MEASURE = """
+from harness import runlock
+with runlock.measuring("test", print):
+    print("measuring", flush=True)
+    input()
+"""
+
+
+def test_one_measures_on_a_machine_and_others_wait(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_LOCKS", str(tmp_path))
+    with subprocess.Popen(
+        [sys.executable, "-c", _MEASURE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "measuring\n"
+        with runlock.measuring("others", lambda _: pytest.fail("waited")):
+            pass
+        waited_for = []
+
+        def waiting(pid: int) -> None:
+            waited_for.append(pid)
+            holder.kill()  # the kernel releases what it held
+
+        with runlock.measuring("test", waiting):
+            assert waited_for == [holder.pid]

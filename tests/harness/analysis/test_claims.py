@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,18 @@ def test_nothing_is_reproduced_without_results(root: Path, tmp_path: Path) -> No
         assert row["points"] == []
     assert _judged(results, "C1", "cpu", "hit_rate")["reason"] == "Not run: no network."
     assert _judged(results, "C1", "gpu", "hit_rate")["reason"] == "Config cpu has no tier gpu."
+
+
+def test_claims_on_workloads_that_a_config_does_not_have_are_not_judged(
+    root: Path, tmp_path: Path
+) -> None:
+    found = measured(root, tmp_path, lambda _: "no network", _GRID)
+    own = {"docqa-quality": found.config.workloads["docqa-quality"]}
+    fewer = found.config.model_copy(update={"workloads": own})
+    judged = claims.judge(replace(found, config=fewer), _NO_HISTORY)
+    of_all = {claim.id for claim in claims.read() if claim.workload == "docqa-quality"}
+    assert {claim["id"] for claim in judged} == of_all
+    assert of_all < {claim.id for claim in claims.read()}
 
 
 def test_points_whose_cells_are_invalid_are_left_out_and_said(root: Path, tmp_path: Path) -> None:

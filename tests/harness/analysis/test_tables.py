@@ -44,6 +44,8 @@ def _cell(folder: Path, **changes: object) -> Path:
     }
     folder.mkdir()
     (folder / "summary.json").write_text(json.dumps(summary | changes))
+    # Only looked for.
+    (folder / "requests.parquet").touch()
     return folder
 
 
@@ -181,3 +183,44 @@ def test_compiled_files_of_another_version_are_said_with_the_version(tmp_path: P
     tables.write_cells([tmp_path / "a", tmp_path / "b"], tmp_path / "cells.csv")
     table = tables.read_cells(tmp_path / "cells.csv")
     assert list(table["engine_version"]) == ["2.0.0", "2.0.0 with 1.0's binaries"]
+
+
+def _of(cell: Path, sha256: str) -> Path:
+    provenance = {
+        "engine": {"version": "2.0.0", "patches_sha256": "x"},
+        "hardware": {"cpu": "x", "cores": 2, "gpus": []},
+        "clock": {"wall_ns": 0},
+        "model": {"sha256": "x"},
+        "workload": {"sha256": sha256},
+        "git": None,
+    }
+    (cell / "provenance.json").write_text(json.dumps(provenance))
+    return cell
+
+
+def test_cells_that_got_other_requests_are_refused(tmp_path: Path) -> None:
+    cells = [
+        _of(_cell(tmp_path / "a"), "1"),
+        _of(_cell(tmp_path / "b", seed=2), "2"),
+        _of(_cell(tmp_path / "c", tier="replay"), "3"),
+    ]
+    tables.write_cells(cells, tmp_path / "cells.csv")
+    with pytest.raises(HarnessError, match=r"d and .*a got different requests: .* w, seed 1"):
+        tables.write_cells([*cells, _of(_cell(tmp_path / "d"), "4")], tmp_path / "cells.csv")
+
+
+def test_damaged_cell_is_named_with_what_to_do(tmp_path: Path) -> None:
+    cell = _cell(tmp_path / "a")
+    (cell / "requests.parquet").unlink()
+    with pytest.raises(HarnessError, match=r"a: not a whole cell: it has no requests.*Remove"):
+        tables.write_cells([cell], tmp_path / "cells.csv")
+    for content in ("{}", "[]", '{"tier": "cpu"}'):
+        (cell / "summary.json").write_text(content)
+        with pytest.raises(HarnessError, match=r"a: not a whole cell: its summary.json has no "):
+            tables.write_cells([cell], tmp_path / "cells.csv")
+
+
+def test_empty_table_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").touch()
+    with pytest.raises(HarnessError, match=r"cells\.csv: no table of cells: .*Remove it and run"):
+        tables.read_cells(tmp_path / "cells.csv")

@@ -210,3 +210,25 @@ def test_interrupted_cell_leaves_no_process(
 def test_read_summary_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="not a measured cell"):
         records.read_summary(tmp_path)
+
+
+def test_replayed_cells_are_each_taken_by_one_of_the_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER", "replay")
+    replayed = SPEC.model_copy(update={"tier": "replay", "engine": "replay"})
+    supervisor.run(
+        {f"c{number}": replayed for number in range(7)},
+        model="m",
+        workload=Path("w.jsonl"),
+        engine_tree=None,
+        patches_sha256=None,
+        folder=folder,
+        processes=2,
+        requests=100,
+    )
+    by = [records.read_summary(folder / f"c{number}")["by"] for number in range(7)]
+    assert len(set(by)) == 2
+    assert {path.name for path in folder.iterdir()} == {"engine.log", *(f"c{i}" for i in range(7))}
+    assert (folder / "engine.log").read_text().count("the engine's own log") == 2
+    assert "c: [" not in capsys.readouterr().err  # too soon for a bar

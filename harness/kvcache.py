@@ -1,0 +1,91 @@
+"""How many bytes of KV cache a token takes, by model."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.errors import HarnessError
+
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class Size(NamedTuple):
+    """A model by the name that it is called here, and the bytes of its KV cache a token."""
+
+    model: str
+    bytes_per_token: float
+
+
+# Layers, KV heads, head size: of the models' public config.json (num_hidden_layers,
+# num_key_value_heads, head_dim), whose KV cache is in 16 bits. With latent attention (kv_lora_rank,
+# qk_rope_head_dim), layers and values a layer. Models most of whose layers see a window only are
+# not here: what a token of theirs takes depends on where it is.
+_HEADS = {
+    "Llama-3.1-8B": (32, 8, 128),
+    "Llama-3.3-70B": (80, 8, 128),
+    "Mistral-7B-v0.3": (32, 8, 128),
+    "Mistral-Small-24B": (40, 8, 128),
+    "Phi-4": (40, 10, 128),
+    "Qwen2.5-7B": (28, 4, 128),
+    "Qwen2.5-72B": (80, 8, 128),
+    "Qwen3-8B": (36, 8, 128),
+    "Qwen3-14B": (40, 8, 128),
+    "Qwen3-32B": (64, 8, 128),
+    "Qwen3-30B-A3B": (48, 4, 128),
+    "Qwen3-235B-A22B": (94, 4, 128),
+}
+_LATENT = {"DeepSeek-V3": (61, 512 + 64)}
+# The paper's.
+DEFAULT = "Qwen3-14B"
+
+MODELS = {
+    name: Size(name, 2 * layers * heads * head * 2)
+    for name, (layers, heads, head) in _HEADS.items()
+} | {name: Size(name, layers * values * 2) for name, (layers, values) in _LATENT.items()}
+
+
+def of_model(model: str) -> Size:
+    """Return the size of a model's KV cache.
+
+    Args:
+        model: One of ``MODELS``, in any case and with or without its owner; a model's folder or
+            config.json.
+
+    Raises:
+        HarnessError: if it is none of these, or its config does not say.
+
+    """
+    path = Path(model)
+    if path.is_dir() or path.suffix == ".json":
+        return _of_config(path / "config.json" if path.is_dir() else path)
+    name = model.rpartition("/")[2].lower().removesuffix("-instruct")
+    for known in MODELS.values():
+        if known.model.lower() == name:
+            return known
+    raise HarnessError(
+        f"model {model}: its KV cache is not known here; name one of {', '.join(MODELS)}, or the "
+        "folder or config.json of another"
+    )
+
+
+def _of_config(path: Path) -> Size:
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+        # Of a model that sees, too.
+        config = {**config, **config.get("text_config", {})}
+        layers = int(config["num_hidden_layers"])
+        dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
+        width = _BYTES[dtype.removeprefix("torch.")]
+        name = path.resolve().parent.name
+        if "kv_lora_rank" in config:
+            values = int(config["kv_lora_rank"]) + int(config["qk_rope_head_dim"])
+            return Size(name, layers * values * width)
+        heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+        head = config.get("head_dim") or config["hidden_size"] / config["num_attention_heads"]
+        return Size(name, 2 * layers * heads * int(head) * width)
+    except OSError as error:
+        raise HarnessError(f"{path}: no config of a model: {error.strerror}") from None
+    except KeyError as error:
+        raise HarnessError(f"{path}: the size of its KV cache is not told: no {error}") from None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise HarnessError(f"{path}: not a config of a model: {error}") from None
