@@ -26,4 +26,5 @@ POLICIES = {
     "arc": Policy("ARC", "#0173b2", "^", is_papers=True),
     "slru": Policy("SLRU", "#029e73", "D"),
     "s3fifo": Policy("S3-FIFO", "#cc78bc", "v"),
+    "alrfu": Policy("ALRFU", "#d55e00", "P"),
 }

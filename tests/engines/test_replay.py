@@ -28,7 +28,7 @@ def test_finds_what_it_cached(tiny_model: Path) -> None:
     assert replay.policy.get_stats()["t2"] == 2
 
 
-@pytest.mark.parametrize("policy", ["lru", "arc", "dbl", "slru", "s3fifo"])
+@pytest.mark.parametrize("policy", ["lru", "arc", "dbl", "slru", "s3fifo", "alrfu"])
 def test_batches_that_have_to_preempt_lose_no_block(tiny_model: Path, policy: str) -> None:
     replay = _replay(tiny_model, policy, 30, batch_size=6)
     rng = random.Random("batches")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.engine
 
 # Whole blocks of the document in support/hot_and_scan.py.
 _DOCUMENT_TOKENS = 20 * 32
-_POLICIES = ["off", "lru", "arc", "dbl", "slru", "s3fifo"]
+_POLICIES = ["off", "lru", "arc", "dbl", "slru", "s3fifo", "alrfu"]
 
 
 class _Ran(NamedTuple):

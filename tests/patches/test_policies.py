@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.pool import BLOCK_SIZE, FakeRequest, Pool, chain_hashes, get_ghosts
 
-_POLICIES = ["arc", "dbl", "slru", "s3fifo"]
+_POLICIES = ["arc", "dbl", "slru", "s3fifo", "alrfu"]
 
 
 def _seen(pool: Pool, content: int) -> bool:
@@ -266,5 +266,5 @@ def test_without_prefix_caching_there_is_no_policy() -> None:
 
 
 def test_unknown_policy_names_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match=r"'mru'.*'lru', 'arc', 'dbl', 'slru', 's3fifo'"):
+    with pytest.raises(ValueError, match=r"'mru'.*'lru', 'arc', 'dbl', 'slru', 's3fifo', 'alrfu'"):
         Pool("mru", 4)

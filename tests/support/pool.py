@@ -23,6 +23,9 @@ def get_ghosts(policy: Any) -> list[list[bytes]]:
     """Return what a policy remembers, queue by queue and the oldest first."""
     if ghosts := getattr(policy, "_ghosts", None):
         return [list(queue) for queue in ghosts.queues]
+    if runs := getattr(policy, "_runs", None):
+        gone = (h for run in runs.values() for h in run.hashes[len(run.blocks) :])
+        return [[block_hash for block_hash in gone if block_hash not in policy._copies]]
     return [list(getattr(policy, "history", ()))]
 
 
