@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
-from harness.analysis.rivals.chains import Chains, Piece, PrefixCache
+from harness.analysis.rivals.chains import Chains, Piece, PrefixCache, Request
 from harness.analysis.rivals.conversations import previous
 
 _LAST_TURN = 10
@@ -28,12 +28,21 @@ class WorkloadAware(PrefixCache):
         super().__init__(chains, cache_blocks)
         self._turns = _turns(chains)
         self._reuses = _reuses(chains, self._turns)
-        self._stay, self._left = float(cache_blocks), 0
+        self._stay = float(cache_blocks)
+        self._stays = self._gone = 0
 
     @override
     def evicted(self, piece: Piece, blocks: int) -> None:
-        self._left += blocks
-        self._stay += (self.now - piece.last - self._stay) * blocks / self._left
+        self._stays += (self.now - piece.last) * blocks
+        self._gone += blocks
+
+    @override
+    def run(self, request: Request) -> int:
+        hits = super().run(request)
+        if self._gone:
+            # While it runs, what a block is worth stays as it is.
+            self._stay = self._stays / self._gone
+        return hits
 
     @override
     def key(self, piece: Piece) -> tuple[float, int]:
