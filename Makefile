@@ -26,7 +26,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda env-sglang env-sglang-cuda figures claims smoke figures-from-reference data test bench test-upstream lint format lock patches port versions clean
+.PHONY: help env env-cuda env-sglang env-sglang-cuda figures claims study smoke figures-from-reference data test bench test-upstream lint format lock patches port versions clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -52,6 +52,12 @@ figures: $(NEEDED) ## Run every experiment, draw every figure, judge every claim
 claims: $(NEEDED) ## Say of each claim whether it was reproduced
 	$(IN_ENV) snakemake claims --cores $(CORES) --configfile "$(CONFIG)"
 	$(IN_ENV) harness claims $(RESULTS)/claims.json
+
+# Given on the command line, or left to `harness study`.
+STUDY_OPTIONS = $(foreach option,MODEL CACHE TTFT NAME,$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) "$($(option))"))
+study: env ## Say which policy suits a log of your own traffic (TRACE=path, MODEL=Qwen3-14B, CACHE=40GiB)
+	@$(if $(TRACE),,$(error TRACE= is missing: make study TRACE=path of a log))true
+	$(IN_ENV) harness study "$(TRACE)" $(STUDY_OPTIONS) --cores $(CORES)
 
 smoke: ## The same in miniature
 	@$(MAKE) --no-print-directory figures claims CONFIG=config/smoke.yaml

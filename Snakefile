@@ -7,6 +7,7 @@ from pathlib import Path
 
 from figures import catalogue
 from harness import config as configs
+from harness import configfile as configfile_yaml
 from harness import model as models
 from harness import patching
 from harness import runlock
@@ -21,6 +22,9 @@ if not config:
 
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
 try:
+    # Snakemake itself would drop a key that is there twice.
+    for file in workflow.configfiles:
+        configfile_yaml.read(Path(file))
     CONFIG = configs.parse(config, CONFIG_FILE)
     # Of each package whose cells can be measured here, and are to be on a patched engine.
     SERIES = {
@@ -53,6 +57,9 @@ ENGINE_TREES = {
 }
 TINY_MODEL = f"build/models/{models.TINY_QWEN3}"
 FIGURES = catalogue.names(CONFIG)
+# Of a study, what its figures and its page say besides.
+TRAFFIC = [f"{RESULTS}/traffic.json"] if CONFIG.study else []
+ANSWER = [f"{RESULTS}/study.json", f"{RESULTS}/study.csv"] if CONFIG.study else []
 
 
 def model_input(tier):
@@ -79,6 +86,11 @@ def tree_of(group):
     return [ENGINE_TREES[package] for package in patched & ENGINE_TREES.keys()]
 
 
+def replay_threads(group):
+    """The processes that a group of replays is spread over: of all cores, its share."""
+    return max(1, min(len(GROUPS[group]), (workflow.cores or 1) // len(REPLAY_GROUPS)))
+
+
 def is_gpu(wildcards):
     return GROUPS[wildcards.group][0].tier == "gpu"
 
@@ -100,6 +112,7 @@ localrules:
     tiny_model,
     cells_table,
     policies_table,
+    answer,
     claims,
     figure,
     report,
@@ -221,7 +234,11 @@ rule engines:
 
 
 rule replay:
-    """All cells of tier replay that share a workload and seed: no clock, so they may overlap."""
+    """All cells of tier replay that share a workload and seed: no clock, so they may overlap.
+
+    Each of its threads is a process that takes cell after cell. Starting one takes as long as a
+    small cell, so where there are many such jobs each has one.
+    """
     input:
         model=lambda wildcards: model_input("replay"),
         workload=lambda wildcards: workload_of(wildcards.replay_group),
@@ -234,6 +251,7 @@ rule replay:
     priority: lambda wildcards: len(CONFIG.cells) + len(GROUPS[wildcards.replay_group])
     conda:
         "env/conda.yaml"
+    threads: lambda wildcards: replay_threads(wildcards.replay_group)
     params:
         config=CONFIG_FILE,
         model=lambda wildcards, input: input.model or CONFIG.tiers["replay"].model,
@@ -246,7 +264,7 @@ rule replay:
     shell:
         "python -m harness measure {params.config} {wildcards.replay_group}"
         " --model {params.model} --workload {input.workload} {params.tree}"
-        " --output {output} 2>&1 | tee -i {log} >&2"
+        " --processes {threads} --output {output} 2>&1 | tee -i {log} >&2"
 
 
 rule bounds:
@@ -304,6 +322,48 @@ rule policies_table:
         " --markdown {output.md} 2>&1 | tee -i {log} >&2"
 
 
+rule traffic:
+    """What a study's traffic is like, whatever cache serves it."""
+    input:
+        workload=[
+            workload_file("replay", workload, seed)
+            for workload, seed in CONFIG.replayed
+            if CONFIG.study
+        ],
+    output:
+        f"{RESULTS}/traffic.json",
+    log:
+        f"{RESULTS}/logs/traffic.log",
+    # Before replays, which then have all cores.
+    priority: 2 * len(CONFIG.cells)
+    conda:
+        "env/conda.yaml"
+    shell:
+        "python -m harness traffic {input.workload} {output} 2>&1 | tee -i {log} >&2"
+
+
+rule answer:
+    """Of a study: which policy, what it is worth, and how sure that is."""
+    input:
+        cells=f"{RESULTS}/cells.csv",
+        policies=f"{RESULTS}/policies.csv",
+        traffic=f"{RESULTS}/traffic.json",
+    output:
+        json=f"{RESULTS}/study.json",
+        csv=f"{RESULTS}/study.csv",
+    log:
+        f"{RESULTS}/logs/answer.log",
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, input: os.path.dirname(input.cells),
+        # So that another question is answered anew.
+        study=CONFIG.study.model_dump_json() if CONFIG.study else "",
+    shell:
+        "python -m harness answer {params.config} {params.results} 2>&1 | tee -i {log} >&2"
+
+
 rule claims:
     """A verdict on each claim."""
     input:
@@ -332,6 +392,7 @@ rule report:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",
         claims=f"{RESULTS}/claims.json",
+        answer=ANSWER,
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
     output:
         f"{RESULTS}/report.html",
@@ -370,6 +431,7 @@ rule figure:
     input:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",
+        traffic=TRAFFIC,
     output:
         png=f"{RESULTS}/figures/{{figure}}.png",
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
@@ -380,6 +442,8 @@ rule figure:
     params:
         config=CONFIG_FILE,
         results=lambda wildcards, input: os.path.dirname(input.cells),
+        # So that another question is drawn anew.
+        study=CONFIG.study.model_dump_json() if CONFIG.study else "",
     shell:
         "python -m figures {wildcards.figure} {params.config} {params.results} 2>&1"
         " | tee -i {log} >&2"

@@ -35,7 +35,7 @@ def workload(results: Results, tier: Tier, name: str) -> str:
             else f"documents and cache at 1/{1 / scale:g} of the paper's size"
         )
         return f"Doc-QA on {params.documents} documents of {text}, {size}"
-    source = params.dataset if isinstance(params, Trace) else "ShareGPT"
+    source = params.source if isinstance(params, Trace) else "ShareGPT"
     return f"Conversations of {source} at their own size"
 
 
@@ -62,7 +62,9 @@ def load(params: Load) -> str:
             f"{params.think_time_mean:g} s on average"
         )
     if not isinstance(params, OpenLoop):
-        return f"batches of {params.batch_size}"
+        return (
+            f"batches of {params.batch_size}" if params.batch_size > 1 else "one request at a time"
+        )
     if params.arrivals == "trace":
         speed = "" if params.speed in (None, 1) else f", {params.speed:g} times faster"
         return f"open loop, at the trace's own times{speed}{_turn(params)}"
@@ -164,7 +166,8 @@ def left_out(found: pd.DataFrame, drawn: pd.DataFrame) -> str:
                 else [f"{value:,.12g}" if column != "seed" else f"{value:.0f}" for value in missing]
             )
             plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
-            parts.append(f"{plural if len(missing) > 1 else what} {', '.join(values)}")
+            unit = " tokens" if column == "cache_tokens" else ""
+            parts.append(f"{plural if len(missing) > 1 else what} {', '.join(values)}{unit}")
     return f"Not in this figure, but in cells.csv: {'; '.join(parts)}." if parts else ""
 
 

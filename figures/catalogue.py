@@ -20,7 +20,8 @@ class Entry:
 
     There is one for a config with such cells of at least one of the workloads, on engines that have
     the policies: of ``policy``, if given, and with so many different ``loads`` or more; in batches
-    of one, where one load is enough. So if one cannot be drawn, it is not for what the config says.
+    of one, where one load is enough, and of any size where 0 are. So if one cannot be drawn, it is
+    not for what the config says.
     """
 
     title: str
@@ -42,7 +43,7 @@ class Entry:
             cell.workload in self.workloads
             and cell.tier == self.tier
             and cell.load.mode in self.modes
-            and (self.loads > 1 or getattr(cell.load, "batch_size", 1) == 1)
+            and (self.loads != 1 or getattr(cell.load, "batch_size", 1) == 1)
         )
 
     def _loads(self, config: Config, package: str) -> set[Load]:
@@ -223,7 +224,8 @@ def names(config: Config) -> list[str]:
 def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
     """Return figures for the cells that no figure of a name of its own shows.
 
-    They are by tier and workload: the hit rate, whatever the load, and what ARC did in tier replay.
+    They are by tier and workload: the hit rate, whatever the load; of a study, what the traffic is
+    like; and what ARC did in tier replay.
     """
     found: dict[str, Entry] = {}
     for cell in config.cells.values():
@@ -237,6 +239,7 @@ def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
             tier,
             (workload,),
             get_args(Mode),
+            loads=0,
             packages=tuple(dict.fromkeys(kind.package for kind in ENGINES.values())),
         )
         split = Entry(
@@ -246,6 +249,10 @@ def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
             (workload,),
             policy="arc",
         )
+        if config.study is not None:
+            found[f"why-{workload}"] = Entry(
+                f"Why policies differ: {workload}", "why", tier, (workload,)
+            )
         if split.is_for(config) and not any(
             entry.module == split.module and workload in entry.workloads for entry in named
         ):

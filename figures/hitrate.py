@@ -5,6 +5,7 @@ It takes nothing for granted but ``cells.csv``, so that a user's own trace has a
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -20,6 +21,7 @@ from harness.analysis.stats import mean_interval
 from harness.config import Study
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
+from harness.policies import Policy
 
 _COLUMNS = 3
 # More panels cannot be read on one page.
@@ -27,7 +29,9 @@ _MOST = 6
 # Of a policy's points, by which it is set apart, so that none hides another: a factor.
 _DODGE = 1.012
 _LOGARITHMIC = 4.0
-_BOUNDS: Mapping[str, tuple[str, str]] = {
+# Of sizes, that there is room for on an axis.
+_NAMES = 9
+_BOUNDS: Mapping[str, tuple[Literal["--", ":"], str]] = {
     OPTIMUM: ("--", "offline optimum"),
     INFINITE: (":", "infinite cache"),
 }
@@ -86,7 +90,7 @@ def draw(results: Results, entry: Entry) -> Figure:
             Line2D([], [], color="black", linestyle=_BOUNDS[name][0], label=_BOUNDS[name][1])
             for name in bounds
         ]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    figure.legend(handles=handles, loc="outside right center", frameon=False)
     style.face(
         figure,
         *_sentences(results, entry, cells),
@@ -101,7 +105,7 @@ def _has_bounds(cells: pd.DataFrame) -> bool:
     return bool((cells["batch_size"] == 1).all())
 
 
-def _lines(axes: Axes, cells: pd.DataFrame, looks: Mapping[str, style.Policy]) -> None:
+def _lines(axes: Axes, cells: pd.DataFrame, looks: Mapping[str, Policy]) -> None:
     """Draw means of the seeds with 95 % intervals."""
     own = {policy: look for policy, look in looks.items() if policy in set(cells["policy"])}
     for place, (policy, look) in enumerate(own.items()):
@@ -113,7 +117,8 @@ def _lines(axes: Axes, cells: pd.DataFrame, looks: Mapping[str, style.Policy]) -
                 for x in by_size.groups
             ],
             [mean for mean, _ in intervals],
-            yerr=[half if half == half else 0.0 for _, half in intervals],
+            # One seed has no interval.
+            yerr=[half for _, half in intervals],
             color=look.color,
             marker=look.marker,
             markersize=5,
@@ -137,16 +142,27 @@ def _sizes(axes: Axes, sizes: list[float], study: Study | None) -> None:
     if sizes[-1] > _LOGARITHMIC * sizes[0]:
         axes.set_xscale("log")
         axes.minorticks_off()
-    axes.set_xticks(sizes, [f"{size:,.4g}" for size in sizes])
+    shown = _told_apart(sizes)
+    axes.set_xticks(sizes, [f"{size:,.4g}" if size in shown else "" for size in sizes])
     axes.set_xlabel("KV cache size, thousand tokens")
     if study is not None:
         chosen = study.cache_tokens / 1000
         axes.axvline(chosen, color="grey", linewidth=6, alpha=0.25, zorder=0)
         gib = axes.secondary_xaxis("top")
         gib.minorticks_off()
-        gib.set_xticks(sizes, [f"{study.gib(1000 * size):,.3g}" for size in sizes])
+        gib.set_xticks(shown, [f"{study.gib(1000 * size):,.3g}" for size in shown])
         gib.minorticks_off()
         gib.set_xlabel(f"GiB of KV cache, {study.model}")
+
+
+def _told_apart(sizes: list[float]) -> list[float]:
+    """Return the sizes whose names do not run into each other's."""
+    least = (sizes[-1] / sizes[0]) ** (1 / _NAMES)
+    shown = sizes[:1]
+    for size in sizes[1:]:
+        if size >= least * shown[-1]:
+            shown.append(size)
+    return shown
 
 
 def _sentences(results: Results, entry: Entry, cells: pd.DataFrame) -> list[str]:

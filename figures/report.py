@@ -19,7 +19,7 @@ import pandas as pd
 
 from figures import captions, saved
 from figures.catalogue import Entry, entries
-from harness.analysis import claims
+from harness.analysis import claims, study
 from harness.analysis.results import Results, read
 from harness.analysis.tables import ORIGIN
 from harness.errors import HarnessError
@@ -84,7 +84,13 @@ def render(config_file: Path, results: Results, judged: Sequence[Claim]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "signed": _signed}
+    name, is_study = results.config.name, results.config.study is not None
     return environment.get_template(_TEMPLATE).render(
+        title=f"Eviction of vLLM's KV cache: study of {name.removeprefix('study-')}"
+        if is_study
+        else f"ARC eviction of vLLM's KV cache: results of config {name}",
+        study=study.read(results.folder / "study.json") if is_study else None,
+        study_rows=study.read_table(results.folder / "study.csv") if is_study else [],
         config=results.config,
         config_file=shlex.quote(str(config_file)),
         claims=judged,

@@ -34,6 +34,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         return style.not_run(entry.title, "; ".join(left_out.values()))
     if not drawn:
         raise HarnessError(captions.none_valid(found))
+    shuffled = any(isinstance(results.config.workloads[name], DocQA) for name in drawn)
     invalid = int((~found["valid"] & ~found["workload"].isin(left_out)).sum())
 
     style.use()
@@ -69,9 +70,9 @@ def draw(results: Results, entry: Entry) -> Figure:
     )
     style.face(
         figure,
-        f"{entry.title}. Tier replay, policy arc, batch size 1, one seed of each workload: blocks in T1 (used once "
-        "of late) as a share of the cache, after each request, with its median; dotted lines where "
-        "doc-QA's popularity is shuffled anew.",
+        f"{entry.title}. Tier replay, policy arc, batch size 1, one seed of each workload: blocks "
+        "in T1 (used once of late) as a share of the cache, after each request, with its median"
+        + ("; dotted lines where doc-QA's popularity is shuffled anew." if shuffled else "."),
         *(f"Not run: {name}; cells.csv says why, and what to do." for name in left_out),
         *(_left_out(of_each[name], cells) for name, cells in drawn.items()),
         captions.not_drawn(invalid),

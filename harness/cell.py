@@ -24,7 +24,9 @@ class _Load(BaseModel):
 
 
 class _Batches(_Load):
-    batch_size: PositiveInt = Field(description="requests sent together, the next ones after them")
+    batch_size: PositiveInt = Field(
+        le=65_536, description="requests sent together, the next ones after them"
+    )
 
     @property
     def label(self) -> str:
@@ -52,15 +54,18 @@ class OpenLoop(_Load):
         "poisson", description="`trace`: at the workload's own times"
     )
     request_rate: PositiveFloat | None = Field(
-        None, description="mean arrivals a second; of all but `trace`"
+        None, le=100_000, description="mean arrivals a second; of all but `trace`"
     )
     burstiness: PositiveFloat | None = Field(
         None,
+        le=1e6,
         description="shape of the gamma distribution of the times between arrivals: below 1 is "
         "burstier than Poisson, whose shape is 1; of `gamma`",
     )
     speed: PositiveFloat | None = Field(
-        None, description="how many times faster than recorded; of `trace`, where 1 is the default"
+        None,
+        le=1e6,
+        description="how many times faster than recorded; of `trace`, where 1 is the default",
     )
     turn_requests: PositiveInt | None = Field(
         None,
@@ -116,16 +121,17 @@ class ClosedLoop(_Load):
     """
 
     mode: Literal["closed-loop"]
-    users: PositiveInt = Field(description="users at a time, to the last request")
+    users: PositiveInt = Field(le=100_000, description="users at a time, to the last request")
     think_time_mean: PositiveFloat = Field(
+        le=86_400,
         description="mean seconds from a reply that has been read to the next request; the "
-        "exponentially distributed times are the same for every policy"
+        "exponentially distributed times are the same for every policy",
     )
     reading_speed: PositiveFloat | None = Field(
-        None, description="tokens of a reply read a second; without, reading takes no time"
+        None, le=1e6, description="tokens of a reply read a second; without, reading takes no time"
     )
     processes: PositiveInt = Field(
-        1, description="of the client, where one core is not enough; `users` is a multiple"
+        1, le=1024, description="of the client, where one core is not enough; `users` is a multiple"
     )
 
     @model_validator(mode="after")

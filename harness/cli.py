@@ -1,7 +1,9 @@
 """The commands that the Snakefile and the Makefile run: ``harness --help``."""
 
 import argparse
+import hashlib
 import json
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -9,8 +11,8 @@ from types import FrameType
 from typing import NoReturn
 
 from harness import config as configs
+from harness import kvcache, patching, porting, runlock
 from harness import model as models
-from harness import patching, porting, runlock
 from harness import workload as workloads
 from harness.analysis import tables
 from harness.bench import eviction, replay, results
@@ -24,6 +26,9 @@ from workloads import datasets
 from workloads import file as workload_file
 from workloads.datasets import DatasetMissing
 from workloads.file import BlockWorkload, Workload, WorkloadError
+from workloads.formats import convert as converting
+from workloads.formats.cutting import Cutter
+from workloads.formats.registry import FORMATS, recognise
 from workloads.tokens import token_ids
 
 
@@ -117,6 +122,36 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--output", type=Path, required=True, help="JSON lines file to write")
     prompts.set_defaults(run=_prompts)
 
+    convert = commands.add_parser(
+        "convert",
+        help="write a log as lines like Mooncake's, with hashes in place of text "
+        "(workloads/formats/README.md)",
+    )
+    convert.add_argument("source", metavar="IN", type=Path, help="log, in any known format")
+    convert.add_argument(
+        "target", metavar="OUT", type=Path, help="file to write: .jsonl, .jsonl.gz or .jsonl.zst"
+    )
+    convert.add_argument(
+        "--model",
+        default=models.TINY_QWEN3,
+        help="folder or hub id, whose tokenizer is used of text; by default %(default)s's, whose "
+        "8,192 entries make more tokens of a text than most",
+    )
+    convert.add_argument(
+        "--block-size", type=_positive, default=16, help="tokens an id, of text (16)"
+    )
+    convert.add_argument("--format", choices=FORMATS, help="by default, recognised")
+    convert.add_argument(
+        "--key-file",
+        type=Path,
+        help="key of the hashes, 16 bytes or more, so that several logs share ids; by default a "
+        "random one that is thrown away",
+    )
+    convert.add_argument(
+        "--skip-bad", type=int, default=0, metavar="N", help="leave out up to N bad records"
+    )
+    convert.set_defaults(run=_convert)
+
     measure = commands.add_parser("measure", help="measure a group of cells")
     measure.add_argument("config", type=Path)
     measure.add_argument("group", help="of those that `harness check` lists")
@@ -124,6 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--workload", type=Path, required=True, help="workload file")
     measure.add_argument("--engine-tree", type=Path, help="patched tree; stock engines need none")
     measure.add_argument("--output", type=Path, required=True, help="folder to write")
+    measure.add_argument(
+        "--processes", type=int, default=1, help="for cells of tier replay (%(default)s)"
+    )
     measure.set_defaults(run=_measure)
 
     bench = commands.add_parser("bench", help="measure what our own code costs")
@@ -139,6 +177,34 @@ def _parser() -> argparse.ArgumentParser:
     bounds.add_argument("--workload", type=Path, required=True, help="workload file of blocks")
     bounds.add_argument("--output", type=Path, required=True, help="CSV file to write")
     bounds.set_defaults(run=_bounds)
+
+    study = commands.add_parser("study", help="say which policy suits a log of your own traffic")
+    study.add_argument("trace", type=Path, help="the log")
+    study.add_argument(
+        "--model",
+        default=kvcache.DEFAULT,
+        help="whose KV cache it is: a name, a folder or a config.json (%(default)s)",
+    )
+    study.add_argument("--cache", help="the size asked about: 200000 (tokens) or 40GiB")
+    study.add_argument(
+        "--ttft",
+        help="what predicts TTFT: two points of prompt tokens and ms, 1000:80,15000:900, or a "
+        "detailed result of vllm bench serve (JSON)",
+    )
+    study.add_argument("--name", help="results go to results/study-NAME; by default, the log's")
+    study.add_argument("--block-size", type=int, default=16, help="tokens a block (%(default)s)")
+    study.add_argument("--cores", default="all", help="for Snakemake (%(default)s)")
+    study.set_defaults(run=_study)
+
+    traffic = commands.add_parser("traffic", help="describe the traffic of a workload of blocks")
+    traffic.add_argument("workload", type=Path, help="workload file of blocks")
+    traffic.add_argument("output", type=Path, help="JSON file to write")
+    traffic.set_defaults(run=_traffic)
+
+    answer = commands.add_parser("answer", help="answer a study from its results")
+    answer.add_argument("config", type=Path)
+    answer.add_argument("results", type=Path, help="folder of the results")
+    answer.set_defaults(run=_answer)
 
     table = commands.add_parser("table", help="write cells.csv from measured cells")
     table.add_argument("cells", type=Path, nargs="+")
@@ -271,6 +337,42 @@ def _prompts(arguments: argparse.Namespace) -> None:
     )
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+    key = _key(arguments.key_file) if arguments.key_file else secrets.token_bytes(32)
+    notes = converting.convert(
+        arguments.source,
+        arguments.target,
+        FORMATS[arguments.format] if arguments.format else recognise(arguments.source),
+        lambda: Cutter(models.load_tokenizer(arguments.model), arguments.block_size, key),
+        key,
+        arguments.skip_bad,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    for note in notes:
+        print(f"{arguments.target}: {note}")
+
+
+def _key(path: Path) -> bytes:
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise HarnessError(f"{path}: no such key: {error.strerror}") from None
+    if len(key) < 16:
+        raise HarnessError(
+            f"{path}: a key of {len(key)} bytes could be guessed: 16 or more are needed, as of "
+            "head -c 32 /dev/urandom"
+        )
+    # What BLAKE2b takes is no longer than this.
+    return hashlib.blake2b(key).digest()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def _bounds(arguments: argparse.Namespace) -> None:
     # Loads libcachesim, which the other commands can do without.
     from harness.analysis import policies
@@ -290,6 +392,42 @@ def _bounds(arguments: argparse.Namespace) -> None:
         path=arguments.output,
         report=lambda line: print(f"{arguments.output.stem}: {line}", file=sys.stderr, flush=True),
     )
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    # Loads the analysis, which the other commands can do without.
+    from harness import study
+
+    study.run(
+        arguments.trace,
+        model=arguments.model,
+        cache=arguments.cache,
+        ttft=arguments.ttft,
+        name=arguments.name,
+        block_size=arguments.block_size,
+        cores=arguments.cores,
+        say=lambda line: print(line, flush=True),
+    )
+
+
+def _traffic(arguments: argparse.Namespace) -> None:
+    from harness.analysis import traffic
+
+    workload = workload_file.read(arguments.workload)
+    if not isinstance(workload, BlockWorkload):
+        raise HarnessError(f"{arguments.workload} has {workload.header.content}, not blocks")
+    traffic.write(traffic.measure(workload), arguments.output)
+
+
+def _answer(arguments: argparse.Namespace) -> None:
+    from harness.analysis import results, study, traffic
+
+    folder = arguments.results
+    found = results.read(arguments.config, folder)
+    if found.config.study is None:
+        raise HarnessError(f"{arguments.config} asks nothing: it has no study")
+    answer, table = study.answer(found, traffic.read(folder / "traffic.json"))
+    study.write(answer, table, folder / "study.json", folder / "study.csv")
 
 
 def _gate(arguments: argparse.Namespace) -> None:
@@ -424,4 +562,6 @@ def _measure(arguments: argparse.Namespace) -> None:
         engine_tree=arguments.engine_tree,
         patches_sha256=patches_sha256,
         folder=arguments.output,
+        processes=arguments.processes,
+        requests=len(workload.requests),
     )

@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from harness import configfile, patching
 from harness import model as models
-from harness import patching
 from harness.cell import Batch, CellSpec, Load, Tier
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
@@ -37,6 +36,8 @@ from workloads.sharegpt import ShareGPT
 from workloads.trace import Trace
 
 CPU_BLOCK_SIZE_STEP = 32
+MOST_CACHE_TOKENS = 100_000_000
+"""More than the GPUs of a large server hold; a replay has an object for each block of them."""
 
 
 def _one_of(names: Collection[str]) -> Any:
@@ -72,9 +73,9 @@ class TierSettings(_Section):
         "uses its tokenizer only",
     )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    block_size: PositiveInt = Field(description="tokens in one KV-cache block")
+    block_size: PositiveInt = Field(le=65_536, description="tokens in one KV-cache block")
     threads: PositiveInt | None = Field(
-        None, description="threads of an engine on the CPU; without, as many as it likes"
+        None, le=4096, description="threads of an engine on the CPU; without, as many as it likes"
     )
     scale: float = Field(
         1.0,
@@ -104,13 +105,14 @@ class Experiment(_Section):
     )
     policies: Annotated[tuple[PolicyName, ...], Field(min_length=1)]
     cache_tokens: Annotated[
-        tuple[PositiveInt, ...],
+        tuple[Annotated[PositiveInt, Field(le=MOST_CACHE_TOKENS)], ...],
         Field(min_length=1, description="cache sizes in tokens at the paper's scale"),
     ]
     loads: Annotated[tuple[Load, ...], Field(min_length=1)] = (Batch(batch_size=1),)
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (42,)
     repeats: PositiveInt = Field(
         1,
+        le=1000,
         description="how often each cell is measured; what the times of equal cells differ by is "
         "noise (A/A)",
     )
@@ -327,13 +329,7 @@ def load(path: Path) -> Config:
         HarnessError: naming the file, the key, what was given and what is allowed.
 
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HarnessError(f"{path}: no such config: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise HarnessError(f"{path}: not YAML: {error}") from None
-    return parse(content, str(path))
+    return parse(configfile.read(path), str(path))
 
 
 def parse(content: object, origin: str) -> Config:
@@ -341,8 +337,8 @@ def parse(content: object, origin: str) -> Config:
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
-        raise HarnessError(f"{origin}: not a valid config:\n{problems}") from None
+        found = "\n  ".join(configfile.problems(Config, error))
+        raise HarnessError(f"{origin}: not a valid config:\n  {found}") from None
     if config.vllm is not None:
         try:
             patching.find_series(config.vllm)
@@ -356,22 +352,21 @@ def parse(content: object, origin: str) -> Config:
 
 
 def _check_source(where: str, workload: DocQA | Trace | ShareGPT) -> None:
-    if isinstance(workload, ShareGPT):
-        return
-    key = "dataset" if isinstance(workload, Trace) else "corpus"
-    name, known = getattr(workload, key), datasets.cards()
-    if name not in known and name != SYNTHETIC and not Path(name).is_file():
-        raise HarnessError(
-            f"{where}.{key}: no such file or data set: {name}; the data sets are {', '.join(known)}"
-        )
-
-
-def _describe(problem: object) -> str:
-    assert isinstance(problem, dict)
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    where = ".".join(map(str, problem["loc"]))
-    if not where:
-        return message
-    if problem["type"] == "missing":
-        return f"{where}: missing"
-    return f"{where}: {message}, not {problem['input']!r}"
+    known = datasets.cards()
+    named: dict[str, str | None]
+    if isinstance(workload, DocQA):
+        named = {"corpus": workload.corpus} if workload.corpus != SYNTHETIC else {}
+    elif isinstance(workload, Trace):
+        named = {"dataset": workload.dataset, "path": workload.path, "times": workload.times}
+    else:
+        named = {"path": workload.path}
+    for key, name in named.items():
+        if name is None or Path(name).is_file():
+            continue
+        if key in ("path", "times"):
+            raise HarnessError(f"{where}.{key}: no such file: {name}, seen from {Path.cwd()}")
+        if name not in known:
+            raise HarnessError(
+                f"{where}.{key}: no such file or data set: {name}; the data sets are "
+                f"{', '.join(known)}"
+            )

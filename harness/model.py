@@ -85,10 +85,8 @@ class Tokenizer:
     end it with is left out, since an answer is to follow.
     """
 
-    def __init__(self, file: Path) -> None:
-        from tokenizers import Tokenizer as Tokenizers
-
-        self._tokenizer = Tokenizers.from_file(str(file))
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
         # Lengths are the workload's to choose.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -105,6 +103,11 @@ class Tokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the same of many texts, on all cores."""
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of the token ids."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
@@ -118,19 +121,23 @@ class Tokenizer:
 
 
 def load_tokenizer(source: str) -> Tokenizer:
-    """Return the tokenizer of a model folder or hub id.
+    """Return the tokenizer of a model folder, of a hub id, or of ``tiny-qwen3``, made or not.
 
     Raises:
         HarnessError: if it cannot be loaded.
 
     """
+    if source == TINY_QWEN3 and not Path(source).exists():
+        return Tokenizer(_tokenizer())
     file = Path(source) / _TOKENIZER
     try:
+        from tokenizers import Tokenizer as Tokenizers
+
         if not Path(source).exists():
             from huggingface_hub import hf_hub_download
 
             file = Path(hf_hub_download(source, _TOKENIZER))
-        return Tokenizer(file)
+        return Tokenizer(Tokenizers.from_file(str(file)))
     except Exception as error:  # the library has no class of its own
         raise HarnessError(f"no tokenizer could be loaded from {source}: {error}") from None
 

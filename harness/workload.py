@@ -44,12 +44,20 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
     try:
         if isinstance(params, Trace):
             known = params.dataset in datasets.cards()
-            path = datasets.locate(params.dataset) if known else Path(params.dataset)
-            return trace.build(name, params, seed, path, settings.block_size)
+            path = datasets.locate(params.source) if known else Path(params.source)
+            return trace.build(
+                name,
+                params,
+                seed,
+                path,
+                settings.block_size,
+                lambda: models.load_tokenizer(model),
+            )
         entries = None if isinstance(params, ShareGPT) else _entries(params)
         tokenizer = _Remembering(models.load_tokenizer(model))
         if isinstance(params, ShareGPT):
-            workload = sharegpt.build(name, params, seed, sharegpt.default_path(), tokenizer)
+            path = Path(params.path) if params.path else sharegpt.default_path()
+            workload = sharegpt.build(name, params, seed, path, tokenizer)
         else:
             workload = docqa.build(
                 name,
@@ -122,7 +130,7 @@ def sources(path: Path, params: WorkloadParams) -> list[Path]:
         params: What it is made of.
 
     """
-    name = params.dataset if isinstance(params, Trace) else getattr(params, "corpus", "")
+    name = params.source if isinstance(params, Trace) else getattr(params, "corpus", "")
     if name not in datasets.cards():
         return [Path(name)] if name and name != docqa.SYNTHETIC else []
     arrived = path.with_name(f"{path.name}.data-arrived")

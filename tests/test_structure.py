@@ -8,14 +8,14 @@ from pathlib import Path
 _FLOORS = (
     {"harness.cell", "harness.errors", "harness.policies", "harness.turns", "harness.disturbance"},
     {"workloads"},
-    {"harness.git", "harness.processes", "harness.runlock", "harness.model"},
+    {"harness.git", "harness.processes", "harness.runlock", "harness.model", "harness.kvcache"},
     {"harness.patching", "harness.porting", "harness.upstream"},
     {"harness.engines"},
-    {"harness.config", "harness.workload"},
+    {"harness.configfile", "harness.config", "harness.workload"},
     {"harness.load"},
     {"harness.measure"},
     {"harness.analysis"},
-    {"figures", "harness.bench"},
+    {"figures", "harness.bench", "harness.study"},
     {"harness.cli", "harness.__main__"},
 )
 

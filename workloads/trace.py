@@ -1,37 +1,31 @@
-"""Production traces: requests that others recorded, with ids of blocks in place of text.
+"""Requests that others recorded: a production trace, or a log of one's own.
 
-A trace is JSON lines in the order of arrival, in one of two formats. ``mooncake`` (Qin et al.,
-FAST '25) has times in milliseconds and ids of 512 tokens::
-
-    {"timestamp": 27000, "input_length": 1030, "output_length": 52, "hash_ids": [0, 46, 47]}
-
-``bailian`` (Wang et al., USENIX ATC '25) has times in seconds, ids of 16 tokens, and says which
-chat a request goes on with::
-
-    {"chat_id": 159, "parent_chat_id": 55, "timestamp": 61.114, "input_length": 40,
-     "output_length": 132, "type": "text", "turn": 2, "hash_ids": [1089, 1090, 6326]}
-
-An id of ``mooncake`` names a block and all the blocks before it, so over a whole trace it comes
-after one and the same id. An id of ``bailian`` names a block alone, and may come anywhere. The last
-id of a request may be of a block that is not full.
+What formats a log may be in, and how they are read, is in workloads/formats.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
-    ValidationError,
+    field_validator,
+    model_validator,
 )
 
-from workloads import blocks
 from workloads.file import BlockRequest, BlockWorkload, Header, Run, WorkloadError
+from workloads.formats import log as logs
+from workloads.formats.cutting import BatchTokenizer, Cutter
+from workloads.formats.registry import FORMATS, recognise
+from workloads.formats.times import arrivals
 
 
 class Trace(BaseModel):
@@ -40,10 +34,35 @@ class Trace(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["trace"] = "trace"
-    dataset: str = Field(
-        description="the name of a data set (workloads/datasets.yaml), or the path of a trace"
+    dataset: str | None = Field(
+        None,
+        description="the name of a data set (workloads/datasets.yaml), or the path of a trace",
     )
-    format: Literal["mooncake", "bailian"]
+    path: str | None = Field(None, description="the path of a log of one's own")
+    format: str | None = Field(
+        None,
+        description=f"{', '.join(FORMATS)}; without, recognised by what is in the file",
+        json_schema_extra={"enum": [*FORMATS, None]},
+    )
+    id_tokens: PositiveInt | None = Field(
+        None,
+        le=65_536,
+        description="tokens an id of the log has; without, found out from the lengths",
+    )
+    skip_bad: NonNegativeInt = Field(
+        0, description="so many records that cannot be read are left out, and counted"
+    )
+    times: str | None = Field(
+        None,
+        description="the path of another log, at whose times the requests come, in their order; it "
+        "may have times and lengths alone (BurstGPT, Azure)",
+    )
+    arrival_rate: PositiveFloat = Field(
+        1.0, le=100_000, description="of conversations without times: how many begin in a second"
+    )
+    think_time_mean: PositiveFloat = Field(
+        60.0, le=86_400, description="of turns without times: mean seconds from one to the next"
+    )
     requests: PositiveInt | None = Field(
         None, description="only the first so many, of those not left out for their length"
     )
@@ -55,98 +74,95 @@ class Trace(BaseModel):
         1, description="tokens that each request asks for; `trace`: its own, at least 1"
     )
 
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in FORMATS:
+            raise ValueError(f"no such format; the formats are {', '.join(FORMATS)}")
+        return name
 
-class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True)
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("say either `dataset` or `path`")
+        return self
 
-    timestamp: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    input_length: PositiveInt
-    output_length: NonNegativeInt
-    hash_ids: list[NonNegativeInt]
-
-
-class _ChatLine(_Line):
-    chat_id: NonNegativeInt
-    parent_chat_id: Annotated[int, Field(ge=-1)]
-    type: str
-    turn: NonNegativeInt
-
-
-@dataclass(frozen=True)
-class _Format:
-    line: type[_Line]
-    block_size: int  # tokens an id
-    millisecond: float  # in the unit of its timestamps
-    may_lack_partial: bool  # whether a last block that is not full may have no id
-    of_prefixes: bool  # whether an id names all the blocks before it, too
+    @property
+    def source(self) -> str:
+        """The data set or the file, as the config names it."""
+        source = self.dataset or self.path
+        assert source is not None
+        return source
 
 
-_FORMATS = {
-    "mooncake": _Format(_Line, 512, 1, may_lack_partial=False, of_prefixes=True),
-    "bailian": _Format(_ChatLine, 16, 1e-3, may_lack_partial=True, of_prefixes=False),
-}
+def _no_tokenizer() -> BatchTokenizer:
+    raise WorkloadError("a log of text needs the tokenizer of a model")
 
 
-def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> BlockWorkload:
-    """Make the workload of one trace.
+def build(
+    name: str,
+    params: Trace,
+    seed: int,
+    path: Path,
+    block_size: int,
+    load_tokenizer: Callable[[], BatchTokenizer] = _no_tokenizer,
+) -> BlockWorkload:
+    """Make the workload of one log.
 
-    An id of the trace becomes the ids of the engine's blocks that it is made of, and a request has
-    those that are full. The session of a Bailian request is the first chat that it goes back to
-    within the trace.
+    An id of the log becomes the ids of the engine's blocks that it is made of, and a request has
+    those that are full. Requests are in the order of their times, which count from the first.
 
     Args:
         name: The workload's name in the config.
         params: Its parameters.
-        seed: Written to the header; it changes nothing, since a trace leaves nothing to chance.
-        path: The trace.
+        seed: Of the times that are made up, where a log lacks them; else it changes nothing.
+        path: The log.
         block_size: Tokens a block of the engine.
+        load_tokenizer: Called only of a log of text, which is cut into blocks.
 
     Raises:
-        WorkloadError: if the trace is missing, or a line of it is bad; if its ids are not of a
-            whole number of blocks; or if no request is left after the warm-up.
+        WorkloadError: if the log is missing, in no known format, or a record of it is bad; if its
+            ids are not of a whole number of blocks; or if no request is left after the warm-up.
 
     """
-    form = _FORMATS[params.format]
-    per_id, rest = divmod(form.block_size, block_size)
-    if rest:
-        raise WorkloadError(
-            f"{path}: ids of {form.block_size} tokens are not a whole number of blocks of "
-            f"{block_size}: set the engine's block size to a divisor of {form.block_size}"
-        )
+    form = FORMATS[params.format] if params.format else recognise(path)
+    cutter = Cutter(load_tokenizer(), block_size) if form.content == "text" else None
+    log = logs.read(path, form, block_size, cutter, params.id_tokens, params.skip_bad)
+    per_id = log.id_tokens // block_size
+    order, times, made_up = arrivals(log, params.arrival_rate, params.think_time_mean, seed)
+    if params.times is not None:
+        times[order], made_up = _times_of(Path(params.times), len(order)), []
     requests: list[BlockRequest] = []
-    roots: dict[int, int] = {}
-    prefixes: dict[tuple[int | None, int], int] = {}
+    turns: dict[int, int] = {}
     too_long = after_last = 0
-    for number, line in _lines(path, form):
-        session = turn = None
-        if isinstance(line, _ChatLine):
-            # Also of requests that are left out, so that those after them keep their session.
-            session = roots[line.chat_id] = roots.get(line.parent_chat_id, line.chat_id)
-            turn = line.turn
+    for number in order.tolist():
+        tokens = log.prompt_tokens[number]
+        session = _or_none(log.sessions[number])
+        turn = _or_none(log.turns[number])
+        if session is not None and turn is None:
+            # Also of requests that are left out.
+            turn = turns[session] = turns.get(session, -1) + 1
         if len(requests) == params.requests:
             after_last += 1
             continue
-        if params.length_max is not None and line.input_length > params.length_max:
+        if params.length_max is not None and tokens > params.length_max:
             too_long += 1
             continue
-        full = line.input_length // block_size
-        if full > len(line.hash_ids) * per_id:
-            raise _bad_line(path, number, f"no id for the last full block of {block_size} tokens")
-        ids = line.hash_ids if form.of_prefixes else _prefix_ids(line.hash_ids, prefixes)
+        time = float(times[number])
         requests.append(
             BlockRequest(
                 request=len(requests),
                 session=session,
                 turn=turn,
                 # No trace has times finer than this; more digits are those of the division.
-                arrival_ms=round(line.timestamp / form.millisecond, 3),
-                prompt_tokens=line.input_length,
+                arrival_ms=None if math.isnan(time) else round(time, 3),
+                prompt_tokens=tokens,
                 output_tokens=(
-                    max(1, line.output_length)
+                    max(1, log.output_tokens[number])
                     if params.output_tokens == "trace"
                     else params.output_tokens
                 ),
-                runs=_runs(ids, per_id, full),
+                runs=_runs(log.runs(number), per_id, tokens // block_size),
             )
         )
     if params.warm_up >= len(requests):
@@ -154,7 +170,9 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
             f"{path}: {len(requests)} requests, of which {params.warm_up} for the warm-up leave "
             "none: lower `warm_up`, or raise `requests` or `length_max`"
         )
-    notes = ["the seed changes nothing: the requests are those of the trace"]
+    notes = [*log.notes, *made_up]
+    if not any("seed" in note for note in made_up):
+        notes.insert(0, "the seed changes nothing: the requests are those of the trace")
     if too_long:
         notes.append(f"requests left out, of over {params.length_max} tokens: {too_long}")
     if after_last:
@@ -172,85 +190,23 @@ def build(name: str, params: Trace, seed: int, path: Path, block_size: int) -> B
     return BlockWorkload(header, tuple(requests))
 
 
-def _prefix_ids(ids: Sequence[int], known: dict[tuple[int | None, int], int]) -> list[int]:
-    """Return ids that name each block and all before it, numbered as they first come."""
-    named: list[int] = []
-    previous = None
-    for block in ids:
-        previous = known.setdefault((previous, block), len(known))
-        named.append(previous)
-    return named
+def _times_of(path: Path, count: int) -> npt.NDArray[np.float64]:
+    times = logs.read_times(path, recognise(path))
+    if len(times) < count:
+        raise WorkloadError(f"{path}: {len(times)} times, for {count} requests: lower `requests`")
+    return times[:count]
 
 
-def _runs(ids: Sequence[int], per_id: int, full: int) -> tuple[Run, ...]:
+def _or_none(value: int) -> int | None:
+    return None if value < 0 else value
+
+
+def _runs(ids: Iterable[Run], per_id: int, full: int) -> tuple[Run, ...]:
     """Return the first ``full`` of the blocks that ids are made of, as runs."""
     found = []
-    for first, count in blocks.runs(ids):
+    for first, count in ids:
         length = min(count * per_id, full)
         full -= length
         if length:
             found.append((first * per_id, length))
     return tuple(found)
-
-
-def _lines(path: Path, form: _Format) -> Iterator[tuple[int, _Line]]:
-    """Yield each line, checked, with its number."""
-    before: dict[int, int | None] = {}
-    number, time = 0, 0.0
-    try:
-        with path.open("rb") as file:
-            for number, content in enumerate(file, start=1):
-                line = _parse(path, number, content, form)
-                if line.timestamp < time:
-                    raise _bad_line(path, number, f"time goes back from {time} to {line.timestamp}")
-                time = line.timestamp
-                if form.of_prefixes:
-                    _check_order(path, number, line.hash_ids, before)
-                yield number, line
-    except FileNotFoundError:
-        raise WorkloadError(f"{path}: no such trace") from None
-    except OSError as error:
-        raise WorkloadError(f"{path}: cannot be read: {error}") from None
-    if number == 0:
-        raise WorkloadError(f"{path}: an empty trace")
-
-
-def _parse(path: Path, number: int, content: bytes, form: _Format) -> _Line:
-    try:
-        line = form.line.model_validate_json(content.decode())
-    except UnicodeDecodeError as error:
-        raise _bad_line(path, number, f"not UTF-8: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _bad_line(path, number, f"{where + ': ' if where else ''}{first['msg']}") from None
-    full, partial = divmod(line.input_length, form.block_size)
-    expected = full + bool(partial)
-    if len(line.hash_ids) not in (expected, full if form.may_lack_partial else expected):
-        raise _bad_line(
-            path,
-            number,
-            f"hash_ids: {len(line.hash_ids)} ids where {line.input_length} tokens have {expected}",
-        )
-    return line
-
-
-def _check_order(
-    path: Path, number: int, ids: Sequence[int], before: dict[int, int | None]
-) -> None:
-    """Check that each id comes after the same id as ever, and note what new ids come after."""
-    previous = None
-    for block in ids:
-        if (known := before.setdefault(block, previous)) != previous:
-            # An id that is there twice cannot come after the same blocks both times.
-            if ids.count(block) > 1:
-                raise _bad_line(path, number, f"hash_ids: {block} twice in one request")
-            here, there = ("first" if i is None else f"after {i}" for i in (previous, known))
-            raise _bad_line(
-                path, number, f"hash_ids: {block} comes {here}, but {there} in an earlier request"
-            )
-        previous = block
-
-
-def _bad_line(path: Path, number: int, reason: str) -> WorkloadError:
-    return WorkloadError(f"{path}, line {number}: {reason}")

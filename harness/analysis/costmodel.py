@@ -80,7 +80,7 @@ _PAPERS_WORKLOAD, _PAPERS_PROMPT = "docqa-quality", DocQA().length_mean
 
 
 def of_papers_tokens() -> TokenLine:
-    """Return the paper's line by tokens computed, for traffic whose prompts are of another length."""
+    """Return the paper's line by tokens computed, for prompts of any length."""
     model = of_paper(_PAPERS_WORKLOAD)
     assert model is not None
     return TokenLine(
@@ -125,8 +125,13 @@ def of_bench(path: Path) -> TokenLine:
     try:
         found = json.loads(path.read_text())
         lengths, ttfts = found["input_lens"], found["ttfts"]
+        # Of a request that failed it is 0.
         pairs = [(n, 1000 * t) for n, t in zip(lengths, ttfts, strict=True) if t]
-        return _line(*map(list, zip(*pairs, strict=True)), f"{path.name} of vllm bench serve")
+        return _line(
+            [tokens for tokens, _ in pairs],
+            [ms for _, ms in pairs],
+            f"{path.name} of vllm bench serve",
+        )
     except OSError as error:
         raise HarnessError(f"{path}: no result of vllm bench serve: {error.strerror}") from None
     except (KeyError, TypeError) as error:

@@ -134,6 +134,49 @@ def ratio_interval(
     return _bootstrap(lambda drawn: above(drawn) / below(drawn), numbers)
 
 
+class Sums:
+    """Sums of columns over requests, and the same over resamples of whole clusters.
+
+    For statistics of several sums at once, as a ratio of two; see ``cluster_interval``.
+
+    Args:
+        columns: [request, column].
+        clusters: The cluster of each request.
+
+    """
+
+    def __init__(self, columns: npt.ArrayLike, clusters: npt.ArrayLike) -> None:
+        values, numbers = np.asarray(columns, float), _numbers(clusters)
+        of_clusters = np.stack([np.bincount(numbers, weights=one) for one in values.T], axis=1)
+        self._clusters = n = len(of_clusters)
+        self._totals = of_clusters.sum(0)
+        rng = np.random.default_rng(_SEED)
+        # How often each cluster is drawn, so many resamples at a time.
+        self._resampled = np.concatenate(
+            [
+                rng.multinomial(n, np.full(n, 1 / n), _AT_A_TIME) @ of_clusters
+                for _ in range(RESAMPLES // _AT_A_TIME)
+            ]
+        )
+
+    def interval(self, statistic: Callable[[_Array], _Array]) -> Interval:
+        """Return a statistic of the sums with its 95 % interval.
+
+        Args:
+            statistic: Of sums [..., column], each [...].
+
+        """
+        value = float(statistic(self._totals))
+        if self._clusters < 2:
+            return Interval(value, float("nan"), float("nan"))
+        outside = 50 * (1 - _level(self._clusters))
+        # One of the values, since some may be infinite.
+        low, high = np.percentile(
+            statistic(self._resampled), [outside, 100 - outside], method="inverted_cdf"
+        )
+        return Interval(value, float(low), float(high))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for how many there are (Holm, Scand. J. Statist. 6, 1979)."""
     if not p_values:
@@ -171,11 +214,6 @@ def _bootstrap(statistic: _OfResamples, numbers: _Array) -> Interval:
     def vectorized(drawn: _Array, axis: int) -> _Array:
         return statistic(np.atleast_2d(np.moveaxis(drawn, axis, -1)))
 
-    # Percentiles of the resamples are those of a normal distribution with n in place of n - 1;
-    # of few clusters, Student's t is wider.
-    n = len(every)
-    factor = np.sqrt(n / (n - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-    level = min(1 - 2 * float(stats.norm.sf(factor)), 1 - 1e-9)
     # scipy resamples observations; here these are the numbers of clusters.
     found = stats.bootstrap(
         (every,),
@@ -183,11 +221,19 @@ def _bootstrap(statistic: _OfResamples, numbers: _Array) -> Interval:
         n_resamples=RESAMPLES,
         batch=_AT_A_TIME,
         vectorized=True,
-        confidence_level=level,
+        confidence_level=_level(len(every)),
         method="percentile",
         rng=np.random.default_rng(_SEED),
     ).confidence_interval
     return Interval(value, float(found.low), float(found.high))
+
+
+def _level(n: int) -> float:
+    """Return between which percentiles of the resamples of ``n`` clusters the interval is."""
+    # They are those of a normal distribution with n in place of n - 1; of few clusters, Student's t
+    # is wider.
+    factor = np.sqrt(n / (n - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
+    return min(1 - 2 * float(stats.norm.sf(factor)), 1 - 1e-9)
 
 
 def _statistic(values: _Array, numbers: _Array, percentile: float | None) -> _OfResamples:

@@ -119,13 +119,16 @@ def measure(workload: BlockWorkload) -> Traffic:
     )
 
 
-def cache_sizes(traffic: Traffic, count: int = 5) -> list[int]:
+def cache_sizes(traffic: Traffic, limit: int, count: int = 5) -> list[int]:
     """Return cache sizes that tell policies apart, in tokens, all whole blocks.
 
-    They go from what the largest request needs to the whole working set, in equal ratios; fewer
-    than ``count`` where these are close to each other.
+    They go from what the largest request needs to the whole working set, but to no more than a
+    limit, in equal ratios; fewer than ``count`` where these are close to each other.
     """
-    least, most = traffic.longest_tokens, traffic.working_set_tokens
+    least = traffic.longest_tokens
+    most = max(
+        least, min(traffic.working_set_tokens, limit // traffic.block_size * traffic.block_size)
+    )
     blocks = np.geomspace(least, most, count) / traffic.block_size
     rounded = [_two_digits(value) for value in blocks[1:-1]]
     inner = [value * traffic.block_size for value in rounded]
@@ -156,7 +159,7 @@ def read(path: Path) -> Traffic:
 
 
 class _Sums:
-    """Numbers at places, and the sum of all after a place (Fenwick, Softw. Pract. Exp. 24, 1994)."""
+    """Numbers at places, and sums after them (Fenwick, Software: Pract. Exper. 24, 1994)."""
 
     def __init__(self, places: int) -> None:
         self._tree = [0] * (places + 1)

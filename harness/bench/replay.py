@@ -114,8 +114,8 @@ class _Commands:
         process.report(f"replaying the workload {workload}")
         return process.measure(
             [
-                *(sys.executable, "-m", "harness", "replay", str(self.config)),
-                *(workload, str(_SEED), "--model", str(self.model)),
+                *(sys.executable, "-m", "harness", "measure", str(self.config)),
+                *(configs.replay_group(workload, _SEED), "--model", str(self.model)),
                 *("--workload", str(self.workload_file(workload))),
                 *("--engine-tree", str(self.engine_tree)),
                 *("--output", str(self.folder / workload)),

@@ -13,6 +13,7 @@ from harness.engines.base import Completion, Engine
 from harness.load import batch
 from harness.measure import records
 from harness.measure.order import WorkerOrder
+from harness.measure.progress import Pulse
 from harness.measure.provenance import provenance
 from harness.measure.records import METRICS, RequestRecord, TelemetryRecord
 from harness.measure.summary import summarize
@@ -23,23 +24,30 @@ from workloads.file import Request, Workload
 _REPORTS = 4
 
 
-def measure(order: WorkerOrder, turns: Turns, report: Callable[[str], object]) -> None:
+def measure(
+    order: WorkerOrder,
+    turns: Turns,
+    report: Callable[[str], object],
+    done: Callable[[int], object] = lambda _: None,
+) -> None:
     """Start an engine for each cell, send it the workload, and write the cell's files.
 
     Args:
         order: The cells, and where everything is.
         turns: One is taken for each batch.
         report: Called with a line on the progress now and then.
+        done: Called now and then with how many more requests are done.
 
     """
     workload = workload_file.read(order.workload)
-    for folder, spec in order.cells.items():
+    pulse = Pulse(done)
+    for folder, spec in order.mine():
         engine = _start(spec, order.model, workload)
         if len(order.cells) == 1:
             report(f"engine ready, {len(workload.requests)} requests to go")
-            _measure(order, spec, folder, workload, engine, turns, report)
+            _measure(order, spec, folder, workload, engine, turns, report, pulse)
         else:
-            hit_rate = _measure(order, spec, folder, workload, engine, turns, lambda _: None)
+            hit_rate = _measure(order, spec, folder, workload, engine, turns, lambda _: None, pulse)
             report(
                 f"{spec.policy}, {spec.cache_tokens} tokens, batch size {spec.load.label}: "
                 f"hit rate {hit_rate:.3f}"
@@ -62,6 +70,7 @@ def _measure(
     engine: Engine[Any],
     turns: Turns,
     report: Callable[[str], object],
+    pulse: Pulse,
 ) -> float:
     """Measure one cell on its engine, write its files and return its hit rate."""
     engine.warm_up()
@@ -79,6 +88,7 @@ def _measure(
         rows.extend(
             _record(*pair, len(rows) < warm_up) for pair in zip(sent, completions, strict=True)
         )
+        pulse.add(len(sent))
         telemetry.append(TelemetryRecord(sent[-1].request, engine.policy_state() or {}))
         if reports & {request.request + 1 for request in sent}:
             hits = sum(r.cached_tokens or 0 for r in rows)
@@ -91,6 +101,7 @@ def _measure(
         turns.offer()
         fresh = engine.counters()
         batch.drive(engine, workload, spec.load, turns, watch, done)
+    pulse.flush()
     summary = summarize(spec, rows, fresh, engine.counters(), turns=watch.turns)
     if metrics := engine.metrics_text():
         (folder / METRICS).write_text(metrics)

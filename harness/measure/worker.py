@@ -5,7 +5,7 @@ import sys
 import threading
 
 from harness.errors import HarnessError
-from harness.measure.order import FAILED, WorkerOrder
+from harness.measure.order import DONE, FAILED, WorkerOrder
 from harness.processes import die_with
 from harness.turns import Turns
 from workloads.file import WorkloadError
@@ -20,14 +20,22 @@ def main() -> None:
     from harness.measure import offline, served
 
     is_batch = all(spec.load.mode == "batch" for spec in order.cells.values())
-    measure = offline.measure if is_batch else served.measure
+    is_replay = all(spec.tier == "replay" for spec in order.cells.values())
     with os.fdopen(order.progress_fd, "w", buffering=1) as progress:
+
+        def say(message: str) -> None:
+            print(message, file=progress)
+
+        def done(count: int) -> None:
+            say(f"{DONE}{count}")
+
         try:
-            measure(
-                order,
-                Turns(order.place),
-                report=lambda message: print(message, file=progress),
-            )
+            if is_replay:
+                offline.measure(order, Turns(order.place), say, done)
+            elif is_batch:
+                offline.measure(order, Turns(order.place), say)
+            else:
+                served.measure(order, Turns(order.place), say)
         except (HarnessError, WorkloadError) as error:
             print(f"{FAILED}{error}".replace("\n", " "), file=progress)
             sys.exit(1)

@@ -59,18 +59,53 @@ _BATCHES = [{"mode": "batch", "batch_size": 8}, {"mode": "batch", "batch_size": 
     [
         (_FIG3, ["fig3", "fig7"]),
         (_FIG3 | {"policies": ["lru"]}, ["fig3"]),
-        (_FIG3 | {"loads": _BATCHES[:1]}, []),
+        (_FIG3 | {"loads": _BATCHES[:1]}, ["hitrate-docqa-quality"]),
         (_FIG3 | {"loads": _BATCHES}, ["fig6"]),
         (_FIG3_CPU | {"policies": ["lru"]}, ["fig3-cpu"]),
-        (_FIG3_CPU | {"policies": ["lru"], "engine": "vllm-stock"}, []),
+        (_FIG3_CPU | {"policies": ["lru"], "engine": "vllm-stock"}, ["hitrate-docqa-quality-cpu"]),
     ],
 )
-def test_config_has_no_figure_that_it_has_not_the_cells_for(
+def test_config_has_the_figures_that_it_has_the_cells_for(
     root: Path, experiment: dict[str, object], names: list[str]
 ) -> None:
     cpu = config.load(root / "config" / "cpu.yaml")
     other = cpu.model_dump() | {"experiments": {"one": experiment}}
     assert catalogue.names(config.Config.model_validate(other)) == names
+
+
+def test_workload_that_no_figure_knows_by_name_has_figures_and_why_is_of_a_study(
+    root: Path,
+) -> None:
+    cpu = config.load(root / "config" / "cpu.yaml")
+    own = {
+        "tiers": {"replay": {"block_size": 16}},
+        "workloads": {"mine": {"kind": "docqa"}},
+        "experiments": {"one": _FIG3 | {"workload": "mine"}},
+        "rivals": (),
+    }
+    made = config.Config.model_validate(cpu.model_dump() | own)
+    assert catalogue.names(made) == ["hitrate-mine", "t1share-mine"]
+    study = {
+        "cache_tokens": 50_000,
+        "model": "m",
+        "kv_bytes_per_token": 1,
+        "base_ms": 0,
+        "ms_per_token": 1,
+        "ttft_from": "x",
+    }
+    asked = config.Config.model_validate(cpu.model_dump() | own | {"study": study})
+    assert catalogue.names(asked) == ["hitrate-mine", "why-mine", "t1share-mine"]
+
+
+def test_every_cell_of_the_shipped_configs_is_in_a_figure(root: Path) -> None:
+    for path in (root / "config").glob("*.yaml"):
+        given = config.load(path)
+        entries = catalogue.entries(given).values()
+        assert [
+            name
+            for name, cell in given.cells.items()
+            if not any(entry.shows(cell) for entry in entries)
+        ] == [], path
 
 
 @pytest.fixture

@@ -222,7 +222,9 @@ def test_figure_has_picture_caption_tier_cells_and_origin(folder: Path, page: st
     assert "tier replay" in said
     # Two seeds each; DBL's were not run.
     assert "6 cells, 2 of them not valid" in said
-    cell = "docqa-quality-batch1-100000-s42-replay-arc arc 100,000 100k batches of 1 42 0.400"
+    cell = (
+        "docqa-quality-batch1-100000-s42-replay-arc arc 100,000 100k one request at a time 42 0.400"
+    )
     assert f"{cell} 355.9 predicted yes" in said
     nothing = "\N{EN DASH}"
     assert f"{nothing} {nothing} {nothing} no: not run: {_SCRIPT}" in said

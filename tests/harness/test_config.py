@@ -122,7 +122,25 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ("tiers.cpu.block_size", "x", r"tiers.cpu.block_size: .*not 'x'"),
         ("tiers.cpu", {}, r"tiers.cpu.block_size: missing"),
         ("tiers.tpu", {"block_size": 16}, r"tiers.tpu.*'replay', 'cpu' or 'gpu'"),
-        ("engines", {}, r"engines: Extra inputs are not permitted"),
+        ("engines", {}, r"engines: no such key; the keys are name, vllm, tiers"),
+        ("experiment", {}, r"experiment: no such key; did you mean experiments\?"),
+        ("tiers.cpu.thread", 1, r"tiers.cpu.thread: no such key; did you mean threads\?"),
+        ("workloads.docqa-quality.corpse", "x", r"docqa-quality.corpse: .* mean corpus\?"),
+        ("workloads.other", {"knd": "docqa"}, r"workloads.other.knd: .*mean kind\?"),
+        ("workloads.other", {}, r"workloads.other.kind: missing; it is one of docqa, trace"),
+        ("experiments.one.cache_tokens", 50000, r"cache_tokens: a list is due, as \[50000\]"),
+        ("experiments.one.cache_tokens", [10**15], r"equal to 100000000, not 1000000000000000"),
+        ("experiments.one.repeats", 10**9, r"repeats: .*less than or equal to 1000, not"),
+        (
+            "experiments.one.loads",
+            [{"mode": "open-loop", "request_rate": float("inf")}],
+            r"one.loads.0.request_rate: .* less than or equal to 100000, not inf$",
+        ),
+        (
+            "experiments.one.loads",
+            [{"mode": "open-loop", "request_rate": 1, "burstyness": 1}],
+            r"valid config:\n  experiments.one.loads.0.burstyness: .* mean burstiness\?$",
+        ),
         ("name", "No Spaces", r"name: .*not 'No Spaces'"),
         ("tiers.cpu.scale", 2, r"scale: .* less than or equal to 1, not 2"),
         ("workloads.docqa-quality.corpus", "none.jsonl", r"no such file or data set: none.jsonl"),
@@ -148,6 +166,21 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
             "workloads.other",
             {"kind": "trace", "dataset": "none", "format": "mooncake"},
             r"workloads.other.dataset: no such file or data set: none; .*mooncake",
+        ),
+        (
+            "workloads.other",
+            {"kind": "trace", "path": "mooncake"},
+            r"workloads.other.path: no such file: mooncake, seen from /",
+        ),
+        (
+            "workloads.other",
+            {"kind": "trace", "dataset": "mooncake", "format": "csv"},
+            r"workloads.other.format: no such format; the formats are bailian, mooncake,",
+        ),
+        (
+            "workloads.other",
+            {"kind": "trace", "dataset": "mooncake", "path": "x"},
+            r"workloads.other: say either `dataset` or `path`$",
         ),
         (
             "tiers.cpu.model",
@@ -231,6 +264,18 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     broken.write_text(yaml.safe_dump([1]))
     with pytest.raises(HarnessError, match="not a valid config"):
         config.load(broken)
+
+
+@pytest.mark.parametrize("typo", ["polices", "policie"])
+def test_a_typo_in_a_key_that_is_needed_is_one_problem(typo: str) -> None:
+    content = copy.deepcopy(_GOOD)
+    content["experiments"]["one"][typo] = content["experiments"]["one"].pop("policies")
+    with pytest.raises(HarnessError) as raised:
+        config.parse(content, "test.yaml")
+    assert str(raised.value) == (
+        "test.yaml: not a valid config:\n"
+        f"  experiments.one.{typo}: no such key; did you mean policies?"
+    )
 
 
 def test_real_requests_are_as_long_as_they_are() -> None:

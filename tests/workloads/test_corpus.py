@@ -32,7 +32,7 @@ def test_reads_plain_and_gzip(tmp_path: Path, name: str) -> None:
         (_lines(_A, _A | {"id": "b", "questions": []}), "line 2: questions"),
         (_lines(_A) + "{", "line 2: .*JSON"),
         (_lines(_A, _A), "2 documents with 1 different ids"),
-        ("", "0 documents"),
+        ("", "an empty file"),
     ],
 )
 def test_bad_line_is_refused_with_number_and_reason(
@@ -41,6 +41,13 @@ def test_bad_line_is_refused_with_number_and_reason(
     (tmp_path / "c.jsonl").write_text(content)
     with pytest.raises(WorkloadError, match=reason):
         corpus.read(tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize("ids", [(0, 1), ("0", "1")])
+def test_documents_may_be_counted(tmp_path: Path, ids: tuple[Any, Any]) -> None:
+    content = _lines(*(_A | {"id": name} for name in ids))
+    (tmp_path / "c.jsonl").write_text("\ufeff" + content.replace("\n", "\r\n") + "\n", newline="")
+    assert [entry.id for entry in corpus.read(tmp_path / "c.jsonl")] == ["0", "1"]
 
 
 def test_truncated_gzip_is_refused(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_conversations_without_a_turn_are_left_out_and_counted(build: Build) -> 
     workload = build([*useless, _record("a", "b")])
     assert len(workload.requests) == 1
     (note,) = workload.header.notes[1:]
-    assert note.endswith("no turn of the user is in them: 3")
+    assert note.endswith("without a turn of the user left out: 3")
     with pytest.raises(WorkloadError, match="0 conversations with a turn of the user, not 1"):
         build(useless)
 
@@ -232,7 +232,7 @@ def test_seed_decides_everything(build: Build, path: Path) -> None:
     file.write(path.with_name("w.jsonl"), workload)
     # A golden value: a change of it changes every result, so it must be on purpose.
     digest = hashlib.sha256(path.with_name("w.jsonl").read_bytes()).hexdigest()
-    assert digest == "2eaa21658c13c8f3fc9556da3a8c3bf4470b6dcb635671f6a80126b2f4875ffb"
+    assert digest == "fd1dd854bf9ea0c3dfb250c312328c5f4cdb73e618a0cc26714caf846909a6e2"
 
 
 def test_every_truncation_leaves_what_is_whole(path: Path, word_tokenizer: Any) -> None:
@@ -263,18 +263,24 @@ _GOOD = json.dumps(_record("a", "b"))
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ('{"conversations": [{"from": "human"}]}', r"conversations\.0\.value: Field required"),
-        ('{"conversations": [{"from": 1, "value": "a"}]}', r"conversations\.0\.from: "),
-        ('{"conversations": [{"from": "human", "value": null}]}', r"conversations\.0\.value: "),
+        (
+            '{"conversations": [{"from": "human"}]}',
+            r"conversations\.0\.content: missing \(or as `value`\)",
+        ),
+        (
+            '{"conversations": [{"from": 1, "value": "a"}]}',
+            r"conversations\.0\.role: 1 where a name is due",
+        ),
+        ('{"conversations": [{"from": "human", "value": 7}]}', r"conversations\.0\.value: 7 where"),
         ('{"conversations": {}}', "conversations: "),
-        ('{"conversation": []}', "conversations: Field required"),
+        ('{"talk": []}', "conversations: None where a list"),
         # Half of a character, which no tokenizer takes.
-        (r'{"conversations": [{"from": "human", "value": "\ud83d"}]}', "Invalid JSON"),
+        (r'{"conversations": [{"from": "human", "value": "\ud83d"}]}', "half a character"),
         ('{"conversations": [{"from": "human, "value": "a"}]}', "expected"),
         ('{"conversations": [}', "expected value"),
-        ('["a"]', "not an object"),
-        ("7", "not an object"),
-        ("", "not an object"),
+        ('["a"]', "should be an object"),
+        ("7", "should be an object"),
+        ("", "not JSON"),
     ],
 )
 def test_bad_record_is_refused_with_number_and_reason(
@@ -286,18 +292,40 @@ def test_bad_record_is_refused_with_number_and_reason(
     assert str(path) in str(raised.value)
 
 
-def test_a_file_that_is_no_array_is_refused(path: Path, word_tokenizer: Any) -> None:
+def test_a_file_that_is_no_conversations_is_refused(path: Path, word_tokenizer: Any) -> None:
     for content, reason in (
         (None, "no such file"),
-        (b"", "not a JSON array"),
-        (_GOOD.encode(), "not a JSON array"),
-        (b'[{"\xff"}]', "cannot be read"),
-        (f"[{_GOOD}] [".encode(), "record 2: not an object"),
+        (b"", "an empty file"),
+        (b'[{"\xff"}]', "not UTF-8"),
+        (f"[{_GOOD}] [".encode(), r"line 1: after the end of the array is b'\['"),
     ):
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(WorkloadError, match=reason):
             sharegpt.build("w", ShareGPT(**_PARAMS), 0, path, word_tokenizer)
+
+
+@pytest.mark.parametrize("key", ["conversations", "conversation", "items"])
+@pytest.mark.parametrize(
+    ("who", "what", "two"),
+    [("from", "value", ("human", "gpt")), ("role", "content", ("user", "assistant"))],
+)
+def test_a_file_of_ones_own_may_name_things_otherwise(
+    path: Path, word_tokenizer: Any, key: str, who: str, what: str, two: tuple[str, str]
+) -> None:
+    said = [{who: two[i % 2], what: text} for i, text in enumerate(("a", "b c", "d"))]
+    path.write_text("".join(json.dumps({key: said}) + "\n" for _ in range(2)))
+    own = sharegpt.build("w", ShareGPT(**_PARAMS), 0, path, word_tokenizer)
+    path.write_text(json.dumps([_record("a", "b c", "d")]))
+    assert own == sharegpt.build("w", ShareGPT(**_PARAMS), 0, path, word_tokenizer)
+
+
+def test_what_nobody_said_ends_a_conversation(build: Build) -> None:
+    cut, empty = _record("a", "b", "c"), _record("a")
+    cut["conversations"][2]["value"] = empty["conversations"][0]["value"] = None
+    workload = build([empty, cut])
+    assert len(workload.requests) == 1
+    assert workload.header.notes[1] == "conversations without a turn of the user left out: 1"
 
 
 def test_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,5 +340,5 @@ def test_real_conversations(word_tokenizer: Any) -> None:
     workload = sharegpt.build("w", params, 0, sharegpt.default_path(), word_tokenizer)
     _, cut_off, useless, _ = workload.header.notes
     assert cut_off.endswith("cut off after them: 17671")
-    assert useless.endswith("no turn of the user is in them: 289")
+    assert useless.endswith("without a turn of the user left out: 289")
     assert len(workload.requests) == 500

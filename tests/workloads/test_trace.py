@@ -63,8 +63,9 @@ def _blocks(workload: BlockWorkload) -> list[list[int]]:
 def test_an_id_becomes_the_full_blocks_it_is_made_of(build: Build) -> None:
     lines = [_mooncake([0, 5], tokens=700), _mooncake([0, 6, 7], tokens=1030)]
     # 700 tokens are 5 full blocks of 128, 1030 are 8; the id 7 has 6 tokens and no full block.
-    assert [r.runs for r in build(lines, 128).requests] == [((0, 4), (20, 1)), ((0, 4), (24, 4))]
-    assert [r.runs for r in build(lines, 512).requests] == [((0, 1),), ((0, 1), (6, 1))]
+    # Ids are numbered as they come: 0, 5, 6, 7 are 0, 1, 2, 3.
+    assert [r.runs for r in build(lines, 128).requests] == [((0, 5),), ((0, 4), (8, 4))]
+    assert [r.runs for r in build(lines, 512).requests] == [((0, 1),), ((0, 1), (2, 1))]
 
 
 def _random_lines(rng: random.Random, form: str) -> list[Line]:
@@ -97,11 +98,10 @@ def test_as_written_out_one_by_one(build: Build, seed: int, block_size: int) -> 
     lines = _random_lines(random.Random(seed), form)
     per_id = _ID_TOKENS[form] // block_size
     workload = build(lines, block_size)
-    if form == "bailian":
-        # Here, too, an id has one before it, so new ids are the same ids in order of appearance.
-        order = list(dict.fromkeys(block for line in lines for block in line["hash_ids"]))
-        for line in lines:
-            line["hash_ids"] = [order.index(block) for block in line["hash_ids"]]
+    # An id has one before it, so new ids are the same ids in order of appearance.
+    order = list(dict.fromkeys(block for line in lines for block in line["hash_ids"]))
+    for line in lines:
+        line["hash_ids"] = [order.index(block) for block in line["hash_ids"]]
     for line, request, blocks in zip(lines, workload.requests, _blocks(workload), strict=True):
         every = [block * per_id + sub for block in line["hash_ids"] for sub in range(per_id)]
         assert blocks == every[: line["input_length"] // block_size]
@@ -116,30 +116,33 @@ def test_workload_file_keeps_it(build: Build, path: Path) -> None:
     assert (header.seed, header.block_size, header.requests, header.warm_up) == (3, 16, 60, 2)
 
 
-def test_a_bailian_id_names_a_block_alone(build: Build) -> None:
-    lines = [_bailian(ids) for ids in ([7, 8, 7], [8, 7], [7, 8, 9], [7, 7], [7, 8, 7])]
-    assert _blocks(build(lines)) == [[0, 1, 2], [3, 4], [0, 1, 5], [0, 6], [0, 1, 2]]
+@pytest.mark.parametrize("line", [_bailian, _mooncake])
+def test_a_block_is_its_id_and_all_before_it(build: Build, line: Callable[..., Line]) -> None:
+    lines = [line(ids) for ids in ([7, 8, 7], [8, 7], [7, 8, 9], [7, 7], [7, 8, 7])]
+    numbers = [[0, 1, 2], [3, 4], [0, 1, 5], [0, 6], [0, 1, 2]]
+    assert _blocks(build(lines, 16 if line is _bailian else 512)) == numbers
 
 
-def test_times_are_in_milliseconds(build: Build) -> None:
-    (mooncake,) = build([_mooncake([0], timestamp=27001)]).requests
+def test_times_are_in_milliseconds_from_the_first(build: Build) -> None:
+    _, mooncake = build([_mooncake([0], 1000), _mooncake([0], 28001)]).requests
     assert (mooncake.arrival_ms, mooncake.session, mooncake.turn) == (27001, None, None)
     # 61.114 * 1000 would be 61114.00000000001.
-    (bailian,) = build([_bailian([0]) | {"timestamp": 61.114}]).requests
-    assert bailian.arrival_ms == 61114
+    first, second = (_bailian([0]) | {"timestamp": time} for time in (0, 61.114))
+    assert build([first, second]).requests[1].arrival_ms == 61114
 
 
 def test_session_is_the_first_chat_it_goes_back_to(build: Build) -> None:
     chats = [(10, -1, 1), (11, 10, 2), (20, 99, 4), (12, 11, 3), (13, 10, 2), (21, 20, 5)]
     lines = [_bailian([i], chat, parent, turn) for i, (chat, parent, turn) in enumerate(chats)]
     requests = build(lines).requests
-    assert [r.session for r in requests] == [10, 10, 20, 10, 10, 20]
+    assert [r.session for r in requests] == [0, 0, 1, 0, 0, 1]
     assert [r.turn for r in requests] == [1, 2, 4, 3, 2, 5]
 
 
 def test_session_goes_through_a_request_that_is_left_out(build: Build) -> None:
     lines = [_bailian([1], 10), _bailian([1, 2, 3], 11, 10), _bailian([1], 12, 11)]
-    assert [r.session for r in build(lines, length_max=16).requests] == [10, 10]
+    requests = build(lines, length_max=16).requests
+    assert [(r.session, r.turn) for r in requests] == [(0, 1), (0, 1)]
 
 
 def test_leaves_out_the_long_and_what_is_after_the_first(build: Build) -> None:
@@ -194,36 +197,29 @@ _CHAT = _bailian([0, 1])
     [
         (_GOOD, [_GOOD], "should be an object"),
         (_GOOD, 7, "should be an object"),
-        (_GOOD, {k: v for k, v in _GOOD.items() if k != "hash_ids"}, "hash_ids: Field required"),
-        (_CHAT, {k: v for k, v in _CHAT.items() if k != "turn"}, "turn: Field required"),
-        (_CHAT, {k: v for k, v in _CHAT.items() if k != "type"}, "type: Field required"),
-        (_GOOD, _GOOD | {"hash_ids": [0, 1.5]}, r"hash_ids\.1: .*integer"),
-        (_GOOD, _GOOD | {"hash_ids": [0, "1"]}, r"hash_ids\.1: .*integer"),
-        (_GOOD, _GOOD | {"hash_ids": [0, True]}, r"hash_ids\.1: .*integer"),
-        (_GOOD, _GOOD | {"hash_ids": [0, -1]}, r"hash_ids\.1: .*greater"),
+        (_GOOD, {k: v for k, v in _GOOD.items() if k != "hash_ids"}, "hash_ids: missing"),
+        (_GOOD, _GOOD | {"hash_ids": [0, 1.5]}, r"hash_ids\.1: 1\.5 is no id"),
+        (_GOOD, _GOOD | {"hash_ids": [0, True]}, r"hash_ids\.1: True is no id"),
+        (_GOOD, _GOOD | {"hash_ids": [0, [1]]}, r"hash_ids\.1: \[1\] is no id"),
         (_GOOD, _GOOD | {"hash_ids": None}, "hash_ids: "),
         (_GOOD, _GOOD | {"input_length": 0}, "input_length: "),
         (_GOOD, _GOOD | {"input_length": -1024}, "input_length: "),
         (_GOOD, _GOOD | {"input_length": float("nan")}, "input_length: "),
-        (_GOOD, _GOOD | {"input_length": 1024.0}, "input_length: "),
+        (_GOOD, _GOOD | {"input_length": 1024.5}, "input_length: 1024.5 where a whole number"),
+        (_GOOD, _GOOD | {"input_length": True}, "input_length: "),
         (_GOOD, _GOOD | {"output_length": -1}, "output_length: "),
         (_GOOD, _GOOD | {"output_length": float("inf")}, "output_length: "),
         (_GOOD, _GOOD | {"timestamp": float("nan")}, "timestamp: "),
         (_GOOD, _GOOD | {"timestamp": float("inf")}, "timestamp: "),
         (_GOOD, _GOOD | {"timestamp": -1}, "timestamp: "),
         (_GOOD, _GOOD | {"timestamp": True}, "timestamp: "),
-        (_GOOD, _GOOD | {"timestamp": 4}, r"time goes back from 5\.0 to 4\.0"),
+        (_GOOD, _GOOD | {"timestamp": "yesterday"}, r"timestamp: 'yesterday' is no time"),
         (_CHAT, _CHAT | {"parent_chat_id": -2}, "parent_chat_id: "),
-        (_CHAT, _CHAT | {"chat_id": "1"}, "chat_id: "),
-        (_GOOD, _GOOD | {"input_length": 1025}, "2 ids where 1025 tokens have 3"),
+        (_CHAT, _CHAT | {"chat_id": "x"}, "chat_id: "),
+        (_GOOD, _GOOD | {"input_length": 1536}, "2 ids where 1536 tokens have 3"),
         (_GOOD, _GOOD | {"input_length": 512}, "2 ids where 512 tokens have 1"),
         (_CHAT, _CHAT | {"input_length": 48}, "2 ids where 48 tokens have 3"),
         (_CHAT, _CHAT | {"input_length": 16}, "2 ids where 16 tokens have 1"),
-        (_GOOD, _mooncake([0, 2, 2], 5), "2 twice in one request"),
-        (_GOOD, _mooncake([0, 2, 0], 5), "0 twice in one request"),
-        (_GOOD, _mooncake([0, 2, 1], 5), "1 comes after 2, but after 0 in an earlier request"),
-        (_GOOD, _mooncake([1], 5), "1 comes first, but after 0 in an earlier request"),
-        (_GOOD, _mooncake([3, 0], 5), "0 comes after 3, but first in an earlier request"),
     ],
 )
 def test_bad_line_is_refused_with_number_and_reason(
@@ -237,7 +233,7 @@ def test_bad_line_is_refused_with_number_and_reason(
 
 def test_bad_line_is_refused_even_if_it_would_be_left_out(build: Build) -> None:
     with pytest.raises(WorkloadError, match="line 3"):
-        build([_GOOD, _GOOD, _mooncake([1], 5)], requests=1)
+        build([_GOOD, _GOOD, _GOOD | {"input_length": 0}], requests=1)
 
 
 def test_keys_that_are_not_known_are_allowed(build: Build) -> None:
@@ -250,16 +246,16 @@ def test_every_truncation_within_a_line_is_refused(path: Path) -> None:
     first = content.index("\n") + 1
     for length in range(first + 1, len(content) - 1):
         path.write_text(content[:length])
-        with pytest.raises(WorkloadError, match=r"line 2: Invalid JSON"):
+        with pytest.raises(WorkloadError, match=r"line 2: not JSON"):
             trace.build("w", params, 0, path, 16)
 
 
 def test_a_file_that_is_no_trace_is_refused(path: Path) -> None:
     params = Trace(dataset="d", format="mooncake")
     for content, reason in (
-        (None, "no such trace"),
-        (b"", "an empty trace"),
-        (b"\n", "line 1: Invalid JSON"),
+        (None, "no such file"),
+        (b"", "an empty file"),
+        (b"\n", "an empty file"),
         (json.dumps(_GOOD).encode() + b"\n\xff\n", "line 2: not UTF-8"),
         (json.dumps(_GOOD | {"user": "é"}, ensure_ascii=False).encode("latin-1"), "not UTF-8"),
     ):

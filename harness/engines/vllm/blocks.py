@@ -1,5 +1,7 @@
 """Blocks of vLLM's KV cache, seen from outside."""
 
+import itertools
+import operator
 from typing import Any
 
 # vLLM keeps one block to itself as a placeholder.
@@ -48,6 +50,7 @@ class BlockHits:
             # Past the pool's own look-up, which would take a good part of a replayed request.
             # Asked for each time: a reset of the cache replaces it.
             cache = self._pool.cached_block_hash_to_block._cache
-            cached = sum(block_hash + _GROUP in cache for block_hash in hashes)
+            keys = map(operator.add, hashes, itertools.repeat(_GROUP))
+            cached = sum(map(cache.__contains__, keys))
             self._found[request.request_id] = (len(hashes), cached)
         return self._look_up(request, *limits)

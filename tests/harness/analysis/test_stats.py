@@ -6,6 +6,7 @@ from scipy import stats
 
 from harness.analysis.stats import (
     Estimate,
+    Sums,
     blocks,
     cluster_interval,
     holm,
@@ -197,3 +198,25 @@ def test_blocks_are_whole_multiples_of_a_batch() -> None:
     assert np.bincount(blocks(512, 32)).tolist() == [32] * 16
     assert blocks(3).tolist() == [0, 0, 0]
     assert blocks(0).tolist() == []
+
+
+def test_ratio_of_sums_is_that_of_two_statistics() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.exponential(2, 300)
+    values = base * rng.normal(1.2, 0.1, 300)
+    clusters = np.arange(300) // 6
+    sums = Sums(np.column_stack([values, base]), clusters)
+    found = sums.interval(lambda total: total[..., 0] / total[..., 1])
+    assert found.value == pytest.approx(values.sum() / base.sum())
+    assert found == pytest.approx(ratio_interval(values, base, clusters), rel=0.01)
+
+
+def test_sums_of_one_cluster_have_no_interval_and_infinity_is_an_end() -> None:
+    one = Sums([[1.0], [2.0]], [0, 0]).interval(lambda total: total[..., 0])
+    assert one.value == 3
+    assert math.isnan(one.low)
+    half = Sums([[0.0], [1.0]] * 50, np.arange(100)).interval(
+        lambda total: np.where(total[..., 0] > 50, np.inf, total[..., 0])
+    )
+    assert half.high == math.inf
+    assert half.low < 50

@@ -1,0 +1,213 @@
+"""From a log of one's own traffic to a page that says which policy suits it: ``harness study``.
+
+It writes a config like any other, for the same DAG: what was interrupted goes on, and each number
+has its cell.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import config as configs
+from harness import kvcache
+from harness import model as models
+from harness import workload as workloads
+from harness.analysis import costmodel, traffic
+from harness.analysis import study as studies
+from harness.analysis.costmodel import TokenLine
+from harness.analysis.traffic import Traffic
+from harness.config import Config, Study
+from harness.engines.registry import ENGINES
+from harness.errors import HarnessError
+from harness.policies import POLICIES
+from workloads.file import BlockWorkload
+
+_ROOT = Path(__file__).parents[1]
+_ENGINE = "replay"
+_SEED = 42
+_CLOSE = 1.6
+_GIB = re.compile(r"([0-9.]+) *gi?b", re.IGNORECASE)
+
+
+def run(
+    trace: Path,
+    *,
+    model: str = kvcache.DEFAULT,
+    cache: str | None = None,
+    ttft: str | None = None,
+    name: str | None = None,
+    block_size: int = 16,
+    cores: str = "all",
+    say: Callable[[str], object] = print,
+) -> None:
+    """Study a log: replay every policy on it at several cache sizes, and answer.
+
+    Args:
+        trace: A log in any format that a workload of kind ``trace`` may have.
+        model: Whose KV cache sizes are said in GiB: see ``kvcache.of_model``. If it is a folder
+            with a tokenizer, that counts the tokens of logs of text.
+        cache: The size asked about, in tokens or, as ``40GiB``, in GiB; by default, the middle one
+            of those replayed.
+        ttft: What to predict TTFT by: see ``costmodel.of_points``, or the file of
+            ``costmodel.of_bench``; by default, the paper's line.
+        name: Results go to ``results/study-<name>``; by default, the log's name.
+        block_size: Tokens a KV-cache block.
+        cores: For Snakemake.
+        say: Called with a line on what was understood, and on the answer.
+
+    Raises:
+        HarnessError: if an argument is wrong or the run fails.
+        WorkloadError: if the log cannot be read.
+
+    """
+    if not trace.is_file():
+        raise HarnessError(f"{trace}: no such log")
+    kv_cache, line = kvcache.of_model(model), _line(ttft)
+    called = _slug(name or trace.name.partition(".")[0])
+    folder = Path("results", f"study-{called}")
+    path = folder / "config.yaml"
+    content = _content(trace, called, model, block_size)
+    _check_same_trace(path, content["workloads"])
+
+    draft = _parsed(content, [configs.MOST_CACHE_TOKENS], None, path)
+    found = _understood(draft, called, cores)
+    say(f"{trace}: {found.sentence}")
+    sizes = traffic.cache_sizes(found, configs.MOST_CACHE_TOKENS)
+    chosen = _chosen(cache, kv_cache, found, sizes)
+    # One that is close to the size asked about would say the same.
+    apart = (size for size in sizes[1:-1] if max(size / chosen, chosen / size) > _CLOSE)
+    sizes = sorted({sizes[0], *apart, chosen, sizes[-1]})
+    say(
+        f"cache sizes: {', '.join(f'{tokens:,}' for tokens in sizes)} tokens, from what the "
+        f"largest request needs to the working set of {found.working_set_tokens:,}; asked about: "
+        f"{chosen:,}"
+    )
+    study = Study(
+        cache_tokens=chosen,
+        model=kv_cache.model,
+        kv_bytes_per_token=kv_cache.bytes_per_token,
+        base_ms=line.base_ms,
+        ms_per_token=line.ms_per_token,
+        ttft_from=line.source,
+    )
+    _parsed(content, sizes, study, path)
+    _write(path, content | _grid(called, sizes) | {"study": study.model_dump()})
+    _snakemake("figures", "--configfile", str(path), cores=cores)
+    for sentence in studies.read(folder / "study.json").sentences:
+        say(sentence)
+    say(f"{folder}/report.html has the page, {folder}/study.csv the table")
+
+
+def _line(ttft: str | None) -> TokenLine:
+    if ttft is None:
+        return costmodel.of_papers_tokens()
+    if ":" in ttft and not Path(ttft).exists():
+        return costmodel.of_points(ttft)
+    return costmodel.of_bench(Path(ttft))
+
+
+def _slug(name: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not slug:
+        raise HarnessError(f"{name}: no name for a folder; give one with --name")
+    return slug
+
+
+def _content(trace: Path, called: str, model: str, block_size: int) -> dict[str, Any]:
+    """Return a config without its cells."""
+    tier: dict[str, Any] = {"block_size": block_size}
+    if (Path(model) / "tokenizer.json").is_file():
+        tier["model"] = model
+    return {
+        "name": f"study-{called}",
+        "tiers": {"replay": tier},
+        "workloads": {called: {"kind": "trace", "path": str(trace.resolve())}},
+    }
+
+
+def _grid(called: str, sizes: list[int]) -> dict[str, Any]:
+    policies = [name for name in POLICIES if name in ENGINES[_ENGINE].policies]
+    cells = {"tier": "replay", "workload": called, "policies": policies, "seeds": [_SEED]}
+    return {"experiments": {called: cells | {"cache_tokens": sizes}}}
+
+
+def _parsed(content: dict[str, Any], sizes: list[int], study: Study | None, path: Path) -> Config:
+    """Return the config, checked."""
+    (called,) = content["workloads"]
+    asked = {} if study is None else {"study": study.model_dump()}
+    return configs.parse(content | _grid(called, sizes) | asked, str(path))
+
+
+def _check_same_trace(path: Path, given: dict[str, Any]) -> None:
+    if not path.exists():
+        return
+    before = configs.load(path)
+    ((called, params),) = before.workloads.items()
+    log = getattr(params, "path", None)
+    if log != given.get(called, {}).get("path"):
+        raise HarnessError(
+            f"{path.parent} is the study of another log, {log}: name this one's with --name "
+            "(NAME=), or remove that folder"
+        )
+
+
+def _understood(draft: Config, called: str, cores: str) -> Traffic:
+    source = draft.tiers["replay"].model
+    if source == models.TINY_QWEN3:
+        source = f"build/models/{source}"
+        if not Path(source).exists():
+            _snakemake(source, cores=cores)
+    workload = workloads.build(draft, "replay", called, _SEED, source)
+    assert isinstance(workload, BlockWorkload)
+    return traffic.measure(workload)
+
+
+def _chosen(cache: str | None, size: kvcache.Size, found: Traffic, sizes: list[int]) -> int:
+    if cache is None:
+        return sizes[len(sizes) // 2]
+    try:
+        gib = _GIB.fullmatch(cache.strip())
+        tokens = (
+            float(gib[1]) * 2**30 / size.bytes_per_token
+            if gib
+            else float(cache.replace(",", "").replace("_", ""))
+        )
+        blocks = int(tokens // found.block_size)
+    except (ValueError, OverflowError):
+        raise HarnessError(
+            f"cache {cache}: neither a number of tokens, as 200000, nor of GiB, as 40GiB"
+        ) from None
+    if blocks * found.block_size < found.longest_tokens:
+        raise HarnessError(
+            f"cache {cache}: {blocks * found.block_size:,} tokens are less than the largest "
+            f"request needs, {found.longest_tokens:,}"
+        )
+    # More than the working set makes no difference, but costs memory.
+    return min(blocks * found.block_size, sizes[-1])
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(
+        "# Written by `harness study`. To change it, run that with other options.\n"
+        + yaml.safe_dump(content, sort_keys=False)
+    )
+    os.replace(partial, path)
+
+
+def _snakemake(target: str, *options: str, cores: str) -> None:
+    command = [sys.executable, "-m", "snakemake", target, "--cores", cores]
+    command += ["--snakefile", str(_ROOT / "Snakefile"), *options]
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except OSError as error:
+        raise HarnessError(f"snakemake does not start: {error}") from None
+    if code:
+        raise HarnessError("the run failed, as said above; run the same command again to go on")

@@ -1,0 +1,129 @@
+"""A study of one's own traffic, run as the README says it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from support.browser import chromium, opened
+
+from harness import study
+from harness.engines.registry import ENGINES
+from harness.errors import HarnessError
+
+_EXAMPLE = "tests/example.jsonl"
+
+
+@pytest.fixture
+def folder(checkout: Path, root: Path) -> Path:
+    (checkout / "tests").mkdir()
+    for name in (_EXAMPLE, "Makefile", "README.md"):
+        shutil.copy(root / name, checkout / name)
+    return checkout
+
+
+def _make(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        # The environment is this one.
+        ["make", "--assume-old=env", f"PYTHON={sys.executable}", *arguments],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.engine
+def test_study_of_the_readme_is_one_page_and_one_table(folder: Path) -> None:
+    (command,) = re.findall(
+        rf"^make (study TRACE={_EXAMPLE}.*)$", (folder / "README.md").read_text(), re.M
+    )
+    run = _make(folder, *command.split())
+    assert run.returncode == 0, run.stderr
+    said = run.stdout.splitlines()
+    assert f"{_EXAMPLE}: 64 requests in 24 sessions over 116 s, " in run.stdout
+    results = folder / "results" / "study-example"
+    table = pd.read_csv(results / "study.csv")
+    engine = table[table["kind"] == "engine"]
+    assert set(engine["policy"]) == set(ENGINES["replay"].policies)
+    assert set(table["policy"]) > {"optimum", "infinite"}
+    # In the cache that holds all, no policy evicts anything.
+    largest = table[table["cache_tokens"] == table["cache_tokens"].max()]
+    assert largest["hit_rate"].nunique() == 1
+    # Within a job it is said how far it is.
+    assert re.search(r"replay-example-s42: (arc|lru), ", run.stderr)
+
+    answer = next(line for line in said if line.startswith("At "))
+    page = (results / "report.html").read_text()
+    assert answer in page
+    assert "not run" not in page
+    with chromium() as browser, opened(browser, results / "report.html", 1280) as (tab, wrong):
+        assert tab.evaluate("document.querySelector('section').id") == "study"
+        widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(widths) == 3
+        assert all(widths)
+        assert wrong == []
+
+    again = _make(folder, *command.split())
+    assert again.returncode == 0, again.stderr
+    assert "Nothing to be done" in again.stderr
+    # Another question needs no other cell.
+    asked = _make(folder, *command.split(), "TTFT=1000:80,15000:900", "MODEL=Qwen3-8B")
+    assert asked.returncode == 0, asked.stderr
+    assert "rule replay" not in asked.stderr
+    assert "your two points" in (results / "report.html").read_text()
+
+
+def test_what_is_wrong_is_one_message_before_anything_runs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "_understood", lambda *_: pytest.fail("began"))
+    log = root / _EXAMPLE
+    with pytest.raises(HarnessError, match="no-log: no such log"):
+        study.run(Path("no-log"))
+    with pytest.raises(HarnessError, match="model gpt: its KV cache is not known here"):
+        study.run(log, model="gpt")
+    with pytest.raises(HarnessError, match="not two points"):
+        study.run(log, ttft="1:2")
+    other = tmp_path / "results" / "study-example"
+    other.mkdir(parents=True)
+    content = study._content(tmp_path / "example.jsonl", "example", "m", 16)
+    (tmp_path / "example.jsonl").write_text("{}")
+    (other / "config.yaml").write_text(yaml.safe_dump(content | study._grid("example", [16_000])))
+    with pytest.raises(HarnessError, match="is the study of another log, .*example.jsonl"):
+        study.run(log)
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("cache", "tokens"),
+    [(None, 3200), ("5000", 4992), ("1,700", 1696), ("0.0305 GiB", 4992), ("1e9", 6400)],
+)
+def test_cache_is_in_tokens_or_gib(cache: str | None, tokens: int) -> None:
+    sizes = [1600, 3200, 6400]
+    found = _Found(block_size=16, longest_tokens=1600)
+    kv_cache = study.kvcache.Size("m", 0.0305 * 2**30 / 5000)
+    assert study._chosen(cache, kv_cache, found, sizes) == tokens  # type: ignore[arg-type]
+
+
+class _Found:
+    def __init__(self, block_size: int, longest_tokens: int) -> None:
+        self.block_size, self.longest_tokens = block_size, longest_tokens
+
+
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [("many", "neither a number of tokens"), ("100", "less than the largest request needs, 1,600")],
+)
+def test_cache_that_is_none_or_too_small_is_refused(cache: str, message: str) -> None:
+    found = _Found(block_size=16, longest_tokens=1600)
+    with pytest.raises(HarnessError, match=message):
+        study._chosen(cache, study.kvcache.MODELS["Qwen3-8B"], found, [1600])  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Logs of requests, in the formats that people have: one file a family of formats."""
