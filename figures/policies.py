@@ -21,16 +21,16 @@ from harness.analysis.policies import INFINITE, KNOWN_POPULARITY, OPTIMUM
 from harness.analysis.results import Results, not_run
 from harness.errors import HarnessError
 
-# How each kind is drawn, and what a legend calls it, in its order.
-_KINDS: Mapping[str, tuple[str, str]] = {
-    "chains": ("#5b7083", "sees of which prompts blocks are"),
-    "told": ("#a56a43", "and is told what no engine knows"),
-    "blocks": ("#b3b3b3", "sees single blocks only"),
+# How each kind is drawn, from light to dark, and what a legend says of it, in its order.
+_KINDS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "chains": (("#93a8ba", "#64798c", "#37495a"), "see whose blocks"),
+    "told": (("#c08552", "#8a5226"), "know the future"),
+    "blocks": (("#c4c4c4", "#a6a6a6", "#878787"), "see blocks only"),
 }
 _MARKERS = "o^sDvPX*<>"
 _BOUNDS = {OPTIMUM: ("--", "offline optimum"), KNOWN_POPULARITY: (":", "known popularity")}
 # Losses are drawn down to as many times the largest gain.
-_DEEPEST = 1.2
+_DEEPEST = 0.6
 _LOGARITHMIC = 4.0
 
 
@@ -54,7 +54,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     figure, grid = plt.subplots(
         len(workloads),
         2,
-        figsize=(12.6, 0.8 + 3.7 * len(workloads)),
+        figsize=(12.6, 2.4 + 3.7 * len(workloads)),
         layout="constrained",
         squeeze=False,
     )
@@ -67,7 +67,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         for axes, what in ((gain, "gain over LRU"), (cache, "LRU's cache for as many hits")):
             axes.set_title(f"{workload}: {what}", fontsize="small")
             _sizes(axes, sorted(set(own["cache_tokens"])))
-    figure.legend(handles=list(_legend(table, looks)), loc="outside right upper", fontsize="small")
+    _legend(figure, looks)
     style.face(figure, *_sentences(results, entry, table, leaving=leaving))
     return figure
 
@@ -88,10 +88,10 @@ def _looks(table: pd.DataFrame) -> _Looks:
         }
         for name, look in style.looks(names.get("engine", [])).items()
     }
-    for kind, (color, _) in _KINDS.items():
+    for kind, (colors, _) in _KINDS.items():
         for place, name in enumerate(sorted(names.get(kind, []))):
             found[kind, name] = {
-                "color": color,
+                "color": colors[place % len(colors)],
                 "marker": _MARKERS[place % len(_MARKERS)],
                 "markersize": 4,
                 "linewidth": 0.9,
@@ -100,7 +100,14 @@ def _looks(table: pd.DataFrame) -> _Looks:
             }
     for name, (line, label) in _BOUNDS.items():
         if name in names.get("bound", []):
-            found["bound", name] = {"color": "black", "linestyle": line, "label": label}
+            found["bound", name] = {
+                "color": "black",
+                "linestyle": line,
+                "linewidth": 1.2,
+                "marker": "o",
+                "markersize": 3,
+                "label": label,
+            }
     return found
 
 
@@ -117,25 +124,22 @@ def _gains(axes: Axes, table: pd.DataFrame, looks: _Looks) -> bool:
 
 
 def _caches(axes: Axes, table: pd.DataFrame, looks: _Looks) -> None:
-    """Draw how many times as large LRU's cache would have to be."""
+    """Draw how many times as large LRU's cache would have to be, as far as its sizes tell."""
+    axes.set_yscale("log")
     lru = table[(table["kind"] == "engine") & (table["policy"] == "lru")]["cache_tokens"]
     for (kind, policy), look in looks.items():
         own = table[(table["kind"] == kind) & (table["policy"] == policy)]
-        needed, sizes = own["lru_tokens"], own["cache_tokens"]
-        axes.plot(sizes / 1000, needed.replace([0, math.inf], math.nan) / sizes, **look)  # type: ignore[arg-type]
-        # What is known beyond the range: at least, and at most.
-        for beyond, limit, marker in ((math.inf, lru.max(), "$↑$"), (0, lru.min(), "$↓$")):
-            at = sizes[needed == beyond]
-            axes.plot(
-                at / 1000,
-                limit / at,
-                linestyle="",
-                marker=marker,
-                markersize=7,
-                color=str(look["color"]),
-            )
-    axes.set_yscale("log")
+        sizes, known = own["cache_tokens"], own["lru_tokens"].clip(lru.min(), lru.max())
+        is_known = own["lru_tokens"] == known
+        axes.plot(sizes / 1000, (known / sizes).where(is_known), **look)  # type: ignore[arg-type]
+        # No line to it: that it comes nearer to LRU's with its size says nothing of the policy.
+        hollow = {**look, "linestyle": "", "markerfacecolor": "white"}
+        axes.plot(sizes[~is_known] / 1000, (known / sizes)[~is_known], **hollow)  # type: ignore[arg-type]
     low, high = axes.get_ylim()
+    x = np.geomspace(table["cache_tokens"].min(), table["cache_tokens"].max())
+    for limit, edge in ((lru.max(), high), (lru.min(), low)):
+        axes.fill_between(x / 1000, limit / x, edge, color="grey", alpha=0.15, linewidth=0)
+    axes.set_ylim(low, high)
     ticks = [tick for tick in (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20) if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}\N{MULTIPLICATION SIGN}" for tick in ticks])
     axes.minorticks_off()
@@ -158,14 +162,24 @@ def _sizes(axes: Axes, sizes: list[float]) -> None:
     gib.set_xlabel(f"GiB, {model.model}", fontsize="x-small")
 
 
-def _legend(table: pd.DataFrame, looks: _Looks) -> Iterator[Line2D]:
+def _legend(figure: Figure, looks: _Looks) -> None:
+    """Add a legend with a column for each kind."""
     kinds = {"engine": "in the engine"} | {kind: said for kind, (_, said) in _KINDS.items()}
-    for kind, said in (kinds | {"bound": "bounds"}).items():
+    columns = []
+    for kind, said in (kinds | {"bound": "out of reach"}).items():
         own = [look for (each, _), look in looks.items() if each == kind]
         if own:
-            yield Line2D([], [], linestyle="", label=f"$\\bf{{{kind}}}$: {said}")
-        for look in own:
-            yield Line2D([], [], **look)  # type: ignore[arg-type]
+            heading = Line2D([], [], linestyle="", label=f"$\\bf{{{kind}}}$: {said}")
+            columns.append([heading, *(Line2D([], [], **look) for look in own)])  # type: ignore[arg-type]
+    rows = max(map(len, columns))
+    blank = Line2D([], [], linestyle="", label=" ")
+    figure.legend(
+        handles=[each for column in columns for each in [*column, *[blank] * (rows - len(column))]],
+        loc="outside lower center",
+        ncols=len(columns),
+        fontsize="small",
+        frameon=False,
+    )
 
 
 def _sentences(
@@ -176,15 +190,18 @@ def _sentences(
         f"{entry.title}. Tier {entry.tier}, block size {settings.block_size}, one request at a "
         "time. Means over the seeds that a policy and LRU both have."
     )
-    kinds = set(table["kind"])
-    if kinds & _KINDS.keys():
+    if set(table["kind"]) & _KINDS.keys():
         yield (
-            "Thick: in the patched engine. Thin: policies that others propose, replayed outside "
-            "it. Those of kind blocks see blocks only, know no prefixes and hold nothing for "
-            "running requests; those told what no engine knows are not to be had as drawn."
+            "Thick: policies in the patched engine. Thin: policies that others propose, replayed "
+            "outside it. Of these, chains see of which prompts blocks are; told are told what no "
+            "engine knows, and so are not to be had as drawn; blocks see single blocks only, know "
+            "no prefixes and hold nothing for running requests."
         )
-    yield "Right: the cache at which LRU would hit as much, between its sizes here."
+    yield "Right: the cache at which LRU would hit as much, interpolated between its sizes."
     if np.isin(table["lru_tokens"], (0, math.inf)).any():
-        yield "Arrows: beyond these, more than its largest or less than its smallest."
+        yield (
+            "Hollow, at the edge of what is shaded: at least so much, or at most, as LRU's largest "
+            "cache hits less than the policy, or its smallest more."
+        )
     if leaving:
         yield "Lines that leave a panel at the bottom lose more than it shows."

@@ -228,7 +228,7 @@ def _compare(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
         points,
         points_half,
         points / possible if possible else float("nan"),
-        _geometric_mean(paired["lru_tokens"]),
+        _geometric_mean(group["lru_tokens"].dropna()),
     )
     return {**key, **dict(zip(_COMPARED, values, strict=True))}
 
