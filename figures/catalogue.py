@@ -5,10 +5,10 @@ workload that a config has, as a user's own trace, has the figures that need to 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
-from harness.cell import CellSpec, Load, Mode, Tier
+from harness.cell import CellSpec, Mode, Tier
 from harness.config import Config
 from harness.engines.registry import ENGINES
 
@@ -35,7 +35,10 @@ class Entry:
 
     def is_for(self, config: Config) -> bool:
         """Return whether a config has the cells for it."""
-        return all(len(self._loads(config, package)) >= self.loads for package in self.packages)
+        return all(
+            len({cell.load for cell in self.cells(config, package)}) >= self.loads
+            for package in self.packages
+        )
 
     def shows(self, cell: CellSpec) -> bool:
         """Return whether a cell, whatever its policy and engine, is one of those that it is of."""
@@ -46,13 +49,13 @@ class Entry:
             and (self.loads != 1 or getattr(cell.load, "batch_size", 1) == 1)
         )
 
-    def _loads(self, config: Config, package: str) -> set[Load]:
-        """Return how the cells of a package for it are loaded."""
-        return {
-            cell.load
+    def cells(self, config: Config, package: str) -> list[CellSpec]:
+        """Return the cells of a package that it is drawn from."""
+        return [
+            cell
             for cell in config.cells.values()
             if ENGINES[cell.engine].package == package and self._takes(cell)
-        }
+        ]
 
     def _takes(self, cell: CellSpec) -> bool:
         return (
@@ -213,7 +216,7 @@ FIGURES = {
 def entries(config: Config) -> dict[str, Entry]:
     """Return the figures that there are for a config, by name."""
     named = {name: entry for name, entry in FIGURES.items() if entry.is_for(config)}
-    return named | _of_others(config, list(named.values()))
+    return named | _of_others(config, list(named.values())) | _of_policies(config)
 
 
 def names(config: Config) -> list[str]:
@@ -258,3 +261,18 @@ def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
         ):
             found[f"t1share-{workload}"] = split
     return found
+
+
+def _of_policies(config: Config) -> dict[str, Entry]:
+    """Return the figure of all policies, of the workloads with two or more beside LRU."""
+    title = "Policies side by side: points over LRU, and the cache that LRU would need"
+    entry = Entry(title, "policies", "replay", tuple(config.workloads))
+    engine: dict[str, set[str]] = {}
+    for cell in entry.cells(config, "vllm"):
+        engine.setdefault(cell.workload, set()).add(cell.policy)
+    workloads = tuple(
+        name
+        for name, policies in engine.items()
+        if "lru" in policies and (len(policies) > 2 or name in config.rivals)
+    )
+    return {"policies": replace(entry, workloads=workloads)} if workloads else {}

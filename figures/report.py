@@ -19,7 +19,8 @@ import pandas as pd
 
 from figures import captions, saved
 from figures.catalogue import Entry, entries
-from harness.analysis import claims, study
+from harness import kvcache
+from harness.analysis import claims, policies, study
 from harness.analysis.results import Results, read
 from harness.analysis.tables import ORIGIN
 from harness.errors import HarnessError
@@ -96,9 +97,10 @@ def render(config_file: Path, results: Results, judged: Sequence[Claim]) -> str:
         claims=judged,
         figures=[_shown(results, *item) for item in entries(results.config).items()],
         cells=results.cells,
+        model=kvcache.DEFAULT,
         origin=_origin(results.cells),
         policies={
-            workload: rows.to_dict("records")
+            workload: rows.assign(lru_needs=policies.lru_needs(rows)).to_dict("records")
             for workload, rows in results.policies.groupby("workload", sort=False)
         },
     )

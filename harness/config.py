@@ -180,8 +180,8 @@ class Config(_Section):
     experiments: dict[str, Experiment]
     rivals: tuple[WorkloadName, ...] = Field(
         (),
-        description="workloads on which, where they are replayed, policies that libcachesim has "
-        "are simulated, too",
+        description="workloads on which, where they are replayed, policies that others propose are "
+        "replayed, too",
     )
     study: Study | None = Field(
         None, description="of a config that `harness study` wrote, which has one workload"

@@ -4,21 +4,25 @@ The rows of ``policies.csv`` are of tier replay at batch size 1. ``kind`` says w
 
 - ``engine``: the policy in the patched engine.
 - ``bound``: what no policy reaches (``bounds``).
-- ``blocks``: a policy from the literature that sees single blocks and knows no prefixes
-  (``rivals``).
+- ``chains``, ``told``, ``blocks``: a policy that others propose, replayed outside the engine, which
+  sees chains of blocks, is told more than an engine knows, or sees single blocks (``rivals``).
 """
 
 import csv
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from harness import kvcache
+from harness.analysis import equivalent
 from harness.analysis.bounds import Bounds, known_popularity
 from harness.analysis.hitrate import HitRate
-from harness.analysis.rivals import NAMES, replay
+from harness.analysis.rivals import KINDS, Rivals
 from harness.analysis.stats import mean_interval
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
@@ -38,7 +42,7 @@ _BOUND_COLUMNS = (
 )
 _GROUP = ["workload", "cache_tokens", "kind", "policy"]
 # In this order.
-_KINDS = {"bound": 0, "engine": 1, "blocks": 2}
+_KINDS = {"bound": 0, "engine": 1, "chains": 2, "told": 3, "blocks": 4}
 
 
 def write_bounds(
@@ -85,13 +89,15 @@ def _rates(
         return
     bounds = Bounds(workload)
     infinite = bounds.infinite()
+    others = Rivals(workload) if rivals else None
     for blocks in cache_blocks:
         yield blocks, "bound", INFINITE, infinite
         yield blocks, "bound", OPTIMUM, bounds.optimum(blocks)
         if isinstance(params, DocQA):
             yield blocks, "bound", KNOWN_POPULARITY, _known_popularity(workload, params, blocks)
-        for name in NAMES if rivals else ():
-            yield blocks, "blocks", name, replay(workload, name, blocks)
+        if others is not None:
+            for name, kind in KINDS.items():
+                yield blocks, kind, name, others.replay(name, blocks)
 
 
 def _known_popularity(workload: BlockWorkload, params: DocQA, cache_blocks: int) -> HitRate:
@@ -148,7 +154,8 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
         A row for each workload, cache size and policy: number of ``seeds``; ``hit_rate`` and
         ``hit_rate_per_block``, means over the seeds; ``hit_rate_ci95``, half the width of its
         interval; ``points_over_lru``, the mean over the seeds that both have, and
-        ``points_ci95``; ``gap_closed``, that gain as a share of the optimum's.
+        ``points_ci95``; ``gap_closed``, that gain as a share of the optimum's; ``lru_tokens``, the
+        cache at which LRU would hit as much (``equivalent``), the geometric mean over these seeds.
 
     """
     replayed = cells[(cells["tier"] == "replay") & cells["valid"] & (cells["batch_size"] == 1)]
@@ -161,6 +168,7 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
     optimum = rows[rows["policy"] == OPTIMUM].set_index(at)["hit_rate"]
     rows = rows.join(lru.rename("lru"), on=at).join(optimum.rename("optimum"), on=at)
     rows["points"] = 100 * (rows["hit_rate"] - rows["lru"])
+    rows["lru_tokens"] = _lru_tokens(rows)
     rows["possible"] = 100 * (rows["optimum"] - rows["lru"])
     compared = [
         _compare(dict(zip(_GROUP, key, strict=True)), group) for key, group in rows.groupby(_GROUP)
@@ -175,6 +183,23 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
     return table.drop(columns="order").reset_index(drop=True)
 
 
+def _lru_tokens(rows: pd.DataFrame) -> "pd.Series[float]":
+    is_lru = (rows["kind"] == "engine") & (rows["policy"] == "lru")
+    curves = {
+        key: (list(own["cache_tokens"]), list(own["hit_rate"]))
+        for key, own in rows[is_lru].sort_values("cache_tokens").groupby(["workload", "seed"])
+    }
+    none: tuple[list[float], list[float]] = ([], [])
+    found = []
+    for workload, seed, hit_rate in zip(
+        rows["workload"], rows["seed"], rows["hit_rate"], strict=True
+    ):
+        sizes, rates = curves.get((workload, seed), none)
+        found.append(equivalent.lru_tokens(sizes, rates, hit_rate))
+    # Where a larger cache of its own hits no more, it would need less.
+    return pd.Series(found, rows.index, dtype=float).mask(is_lru, rows["cache_tokens"])
+
+
 _COMPARED = (
     "seeds",
     "hit_rate",
@@ -183,6 +208,7 @@ _COMPARED = (
     "points_over_lru",
     "points_ci95",
     "gap_closed",
+    "lru_tokens",
 )
 
 
@@ -202,8 +228,14 @@ def _compare(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
         points,
         points_half,
         points / possible if possible else float("nan"),
+        _geometric_mean(group["lru_tokens"].dropna()),
     )
     return {**key, **dict(zip(_COMPARED, values, strict=True))}
+
+
+def _geometric_mean(values: "pd.Series[float]") -> float:
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.log(values).mean()).round()) if len(values) else float("nan")
 
 
 def write(table: pd.DataFrame, csv_path: Path, markdown: Path) -> None:
@@ -220,20 +252,32 @@ Tier replay, batch size 1. Hit rates are fractions, means over the seeds, \N{PLU
 the 95 % interval where there are several. *Points* are percentage points over LRU on the same
 seeds; *gap* is the share of the way from LRU to the optimum. *Bounds*: the offline optimum knows
 all requests to come; known popularity knows each document's, and is a bound on the expectation;
-infinite never evicts. Policies of kind *blocks* are libcachesim's, which see single blocks, know no
-prefixes and hold nothing for running requests.
+infinite never evicts. *LRU needs*: the cache at which LRU would hit as much, interpolated between
+its sizes, and how much more that is, also in GiB of {model}'s KV cache ({bytes:,} bytes a token).
+
+Kinds: *engine* is the policy in the patched engine. The others are policies that others propose,
+replayed outside it, one request at a time: *chains* see of which prompts blocks are; *told* see
+that, too, and are told what no engine knows; *blocks* are libcachesim's, which see single blocks,
+know no prefixes and hold nothing for running requests.
+
+For scale: Learned Prefix Caching (Yang et al., NeurIPS '25), which reads the prompts, reports 18 to
+47 % less cache than LRU's for as many hits on LMSys, ShareGPT and Chatbot-Arena: LRU would need 22
+to 89 % more.
 """
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    parts = [_INTRODUCTION]
+    model, size = kvcache.DEFAULT, kvcache.MODELS[kvcache.DEFAULT].bytes_per_token
+    parts = [_INTRODUCTION.format(model=model, bytes=size)]
     for workload, of_workload in table.groupby("workload", sort=False):
         parts.append(f"## {workload}\n")
         parts.append(
-            "| cache, tokens | policy | kind | seeds | hit rate | per block | points | gap |\n"
-            "|---:|---|---|---:|---:|---:|---:|---:|"
+            "| cache, tokens | policy | kind | seeds | hit rate | per block | points | gap "
+            "| LRU needs, tokens |\n"
+            "|---:|---|---|---:|---:|---:|---:|---:|---|"
         )
-        parts += [_line(row) for _, row in of_workload.iterrows()]
+        rows = of_workload.assign(lru_needs=lru_needs(of_workload))
+        parts += [_line(row) for _, row in rows.iterrows()]
         parts.append("")
     return "\n".join(parts)
 
@@ -255,5 +299,31 @@ def _line(row: "pd.Series[Any]") -> str:
         number(row["hit_rate_per_block"], ".3f"),
         interval(row["points_over_lru"], row["points_ci95"], ".1f"),
         number(row["gap_closed"], ".0%"),
+        row["lru_needs"],
     )
     return "| " + " | ".join(map(str, columns)) + " |"
+
+
+def lru_needs(of_workload: pd.DataFrame) -> list[str]:
+    """Say of each row how large LRU's cache would have to be, and how much more that is.
+
+    Args:
+        of_workload: All rows of one workload, as ``compare`` returns them.
+
+    """
+    is_lru = (of_workload["policy"] == "lru") & (of_workload["kind"] == "engine")
+    sizes = of_workload[is_lru]["cache_tokens"]
+    gib_a_token = kvcache.MODELS[kvcache.DEFAULT].bytes_per_token / 2**30
+
+    def said(own: float, needed: float) -> str:
+        if pd.isna(needed):
+            return ""
+        if needed in (0, math.inf):
+            return f"beyond {sizes.max():,}" if needed else f"below {sizes.min():,}"
+        more = needed - own
+        # It is between points that are far apart.
+        about = float(f"{needed:.3g}")
+        return f"{about:,.0f} ({more / own:+.0%}, {more * gib_a_token:+.1f} GiB)"
+
+    needed = of_workload["lru_tokens"].mask(is_lru)
+    return list(map(said, of_workload["cache_tokens"], needed))

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from workloads.file import BlockRequest, BlockWorkload, Header
+
 
 def _prompt(*contents: object, output_tokens: int = 1) -> Any:
     from harness.engines.vllm.replay import HashedPrompt
@@ -42,6 +44,41 @@ def test_batches_that_have_to_preempt_lose_no_block(tiny_model: Path, policy: st
         free = list(pool.free_block_queue.iter_blocks_after(None))
         assert len(free) == len(set(map(id, free))) == pool.get_num_free_blocks() == 30
     assert replay.num_preemptions > 0
+
+
+def test_rivals_are_replayed_in_a_cache_that_under_lru_hits_what_the_engine_does(
+    tiny_model: Path,
+) -> None:
+    from harness.analysis.rivals.chains import Chains, PrefixCache
+
+    rng = random.Random("chains")
+    lengths = [rng.randint(1, 12) for _ in range(12)]
+    prompts, requests = [], []
+    for number in range(600):
+        document = int(12 * rng.random() ** 2)
+        length = rng.choice([lengths[document], rng.randint(1, lengths[document])])
+        prompts.append(
+            _prompt(document, *range(length - 1), *[f"{number}?", "?"][: rng.choice([0, 2])])
+        )
+        runs = [(20 * document, length)]
+        if len(prompts[-1].block_hashes) > length:
+            runs.append((1000 + 2 * number, 2))
+        requests.append(
+            BlockRequest(
+                request=number,
+                prompt_tokens=16 * sum(count for _, count in runs) + 1,
+                output_tokens=1,
+                runs=tuple(runs),
+            )
+        )
+    header = Header(
+        content="blocks", name="w", seed=1, block_size=16, requests=len(requests), params={}
+    )
+    chains = Chains(BlockWorkload(header, tuple(requests)))
+    replay, cache = _replay(tiny_model, "lru", 40), PrefixCache(chains, 40)
+    found = [replay.run([prompt])[0] for prompt in prompts]
+    assert found == [16 * cache.run(request) for request in chains.requests]
+    assert 0 < sum(found) < sum(request.prompt_tokens for request in requests) / 2
 
 
 def test_a_ghost_takes_less_than_200_bytes() -> None:

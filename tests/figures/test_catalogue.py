@@ -34,14 +34,14 @@ def test_config_has_the_figures_of_its_cells(root: Path) -> None:
     assert catalogue.names(sglang) == ["fig3", *on_sglang, "fig7"]
     apart = [*of_gpus, *more, *on_sglang]
     others = [name for name in catalogue.FIGURES if name not in apart]
-    assert catalogue.names(cpu) == others
+    assert catalogue.names(cpu) == [*others, "policies"]
     measured = {"figure-3-cpu": cpu.experiments["figure-3-cpu"]}
     fewer = cpu.model_copy(update={"experiments": measured})
     assert catalogue.names(fewer) == ["fig3-cpu"]
     one_batch_size = cpu.model_copy(
         update={"experiments": {"figure-3": cpu.experiments["figure-3"]}}
     )
-    assert catalogue.names(one_batch_size) == ["fig3", "fig7"]
+    assert catalogue.names(one_batch_size) == ["fig3", "fig7", "policies"]
 
 
 _FIG3 = {

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis import policies
-from harness.analysis.rivals import NAMES
+from harness.analysis.rivals import KINDS
 from harness.errors import HarnessError
 from workloads.docqa import DocQA
 from workloads.file import BlockRequest, BlockWorkload, Header
@@ -79,8 +79,37 @@ def test_tables_are_written_for_people_and_programs(tmp_path: Path) -> None:
     text = (tmp_path / "p.md").read_text()
     assert "## w" in text
     assert (
-        "| 1,600 | arc | engine | 2 | 0.300 \u00b1 0.000 | 0.300 | 10.0 \u00b1 0.0 | 29% |" in text
+        "| 1,600 | arc | engine | 2 | 0.300 \u00b1 0.000 | 0.300 | 10.0 \u00b1 0.0 | 29% "
+        "| beyond 1,600 |" in text
     )
+
+
+def test_cache_that_lru_would_need_is_of_the_same_seed(tmp_path: Path) -> None:
+    sizes = (1600, 6400)
+    cells = _cells(
+        [
+            {"policy": "lru", "seed": seed, "hit_rate": hit_rate, "cache_tokens": size}
+            for seed, rates in ((1, (0.2, 0.6)), (2, (0.4, 0.8)))
+            for size, hit_rate in zip(sizes, rates, strict=True)
+        ]
+        + [
+            {"policy": "arc", "seed": 1, "hit_rate": 0.4},
+            {"policy": "arc", "seed": 2, "hit_rate": 0.6},
+            {"policy": "slru", "seed": 2, "hit_rate": 0.3},
+        ]
+    )
+    table = policies.compare(cells, [])
+    at = table[table["cache_tokens"] == 1600].set_index("policy")
+    # With each seed's own LRU, half of the way to four times the cache.
+    assert at.loc["arc", "lru_tokens"] == 3200
+    assert at.loc["slru", "lru_tokens"] == 0
+    policies.write(table, tmp_path / "p.csv", tmp_path / "p.md")
+    assert pd.read_csv(tmp_path / "p.csv")["lru_tokens"].tolist() == table["lru_tokens"].tolist()
+    text = (tmp_path / "p.md").read_text()
+    # 1,600 tokens of 163,840 bytes.
+    assert "| 3,200 (+100%, +0.2 GiB) |" in text
+    assert "| below 1,600 |" in text
+    assert "Qwen3-14B's KV cache (163,840 bytes a token)" in text
 
 
 def _workload() -> BlockWorkload:
@@ -115,13 +144,14 @@ def test_bounds_are_a_row_each_and_in_order(tmp_path: Path) -> None:
         _workload(), params, [150, 250], rivals=True, path=path, report=lines.append
     )
     table = policies.read_bounds(path)
-    assert len(table) == len(lines) == 2 * (3 + len(NAMES))
-    by_policy = table[table["cache_tokens"] == 2400].set_index("policy")["hit_rate"]
+    assert len(table) == len(lines) == 2 * (3 + len(KINDS))
+    of_blocks = table["kind"].isin(("bound", "blocks"))
+    by_policy = table[of_blocks & (table["cache_tokens"] == 2400)].set_index("policy")["hit_rate"]
     assert by_policy["infinite"] > by_policy["optimum"]
     # Not the optimum: a rival holds nothing for the running request.
     assert by_policy["infinite"] > by_policy["lru"]
     assert by_policy["known-popularity"] < by_policy["infinite"]
-    assert set(table["kind"]) == {"bound", "blocks"}
+    assert set(table["kind"]) == {"bound", *KINDS.values()}
     policies.write_bounds(_workload(), None, [150], rivals=False, path=path, report=lines.append)
     assert list(policies.read_bounds(path)["policy"]) == ["infinite", "optimum"]
 
