@@ -53,11 +53,12 @@ claims: $(NEEDED) ## Say of each claim whether it was reproduced
 	$(IN_ENV) snakemake claims --cores $(CORES) --configfile "$(CONFIG)"
 	$(IN_ENV) harness claims $(RESULTS)/claims.json
 
-# Given on the command line, or left to `harness study`.
-STUDY_OPTIONS = $(foreach option,MODEL CACHE TTFT NAME,$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) "$($(option))"))
+# Given on the command line, or left to `harness study`; by the environment, so that the shell takes
+# names for what they are.
+STUDY_OPTIONS = $(foreach option,MODEL CACHE TTFT NAME FORMAT SKIP_BAD,$(if $($(option)),--$(shell echo $(option) | tr A-Z_ a-z-) "$$$(option)"))
 study: env ## Say which policy suits a log of your own traffic (TRACE=path, MODEL=Qwen3-14B, CACHE=40GiB)
 	@$(if $(TRACE),,$(error TRACE= is missing: make study TRACE=path of a log))true
-	$(IN_ENV) harness study "$(TRACE)" $(STUDY_OPTIONS) --cores $(CORES)
+	$(IN_ENV) harness study "$$TRACE" $(STUDY_OPTIONS) --cores $(CORES)
 
 smoke: ## The same in miniature
 	@$(MAKE) --no-print-directory figures claims CONFIG=config/smoke.yaml

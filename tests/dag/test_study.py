@@ -95,7 +95,8 @@ def test_what_is_wrong_is_one_message_before_anything_runs(
         study.run(log, ttft="1:2")
     other = tmp_path / "results" / "study-example"
     other.mkdir(parents=True)
-    content = study._content(tmp_path / "example.jsonl", "example", "m", 16)
+    own = {"kind": "trace", "path": str(tmp_path / "example.jsonl")}
+    content = study._content(own, "example", "m", 16)
     (tmp_path / "example.jsonl").write_text("{}")
     (other / "config.yaml").write_text(yaml.safe_dump(content | study._grid("example", [16_000])))
     with pytest.raises(HarnessError, match=r"is the study of another log, .*example\.jsonl"):
