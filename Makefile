@@ -65,15 +65,18 @@ smoke: ## The same in miniature
 
 # The tables behind the shipped figures, in reference/, are read as a run's results are.
 figures-from-reference: env ## Draw figures and judge claims from the results that are shipped; nothing runs
-	rm -rf results/reference
+	rm -rf results/reference results/reference-map
 	mkdir -p results
 	cp -r reference/cpu results/reference
+	cp -r reference/map results/reference-map
+	$(IN_ENV) python -m figures all results/reference-map/config.yaml results/reference-map
 	$(IN_ENV) python -m figures all results/reference/config.yaml results/reference
 	$(IN_ENV) harness judge results/reference/config.yaml results/reference --history reference/noise.csv \
 		--output results/reference/claims.json
 	$(IN_ENV) python -m figures.report results/reference/config.yaml results/reference results/reference/report.html
 	$(IN_ENV) harness claims results/reference/claims.json
 	$(IN_ENV) python -m figures.check results/reference/config.yaml results/reference
+	$(IN_ENV) python -m figures.check results/reference-map/config.yaml results/reference-map
 
 data: env ## Download the data sets that are not there, and list all (KV_DATA names their folder)
 	$(IN_ENV) harness data

@@ -16,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from figures import captions, style
@@ -29,6 +30,8 @@ _ROWS = {"arc": "ARC less LRU", "best": "best other policy less LRU"}
 # Places between which a column is interpolated.
 _FINE = 120
 _STEP = 2.0
+# Less than this, in points, has no colour.
+_NOTHING = 0.5
 _COLORS = "RdBu"
 _PAPERS, _PAPERS_EXPONENT = "docqa-quality", 1.0
 _MARKS = {
@@ -117,11 +120,13 @@ def _panel(
     )
     norm = Normalize(-limit, limit)
     top = _STEP * np.ceil(limit / _STEP)
-    levels = np.arange(-top, top + _STEP, _STEP)
+    steps = np.arange(_STEP, top + _STEP, _STEP)
+    levels = [*-steps[::-1], -_NOTHING, _NOTHING, *steps]
     axes.contourf(given, shares, z, levels=levels, cmap=_COLORS, norm=norm, extend="both")
-    others = [level for level in levels if level]
+    others = [level for level in levels if abs(level) > _NOTHING]
     lines = axes.contour(given, shares, z, levels=others, colors="dimgray", linewidths=0.6)
-    axes.clabel(lines, fmt="%+g", fontsize=7)
+    for text in axes.clabel(lines, fmt="%+g", fontsize=8, colors="black"):
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     if np.nanmin(z) < 0 < np.nanmax(z):
         axes.contour(given, shares, z, levels=[0], colors="black", linewidths=2.2)
     axes.scatter(reduced["given"], reduced["share"], s=4, color="dimgray", zorder=3)
@@ -226,13 +231,13 @@ def _sentences(
         )
     else:
         yield (
-            f"{entry.title}. {captions.engine(results, entry)}, one request at a time. What is "
-            "marked has the colour of its own gain."
+            f"{entry.title}. {captions.engine(results, entry)}, one request at a time. White: "
+            f"less than {_NOTHING:g} points. What is marked has the colour of its own gain."
         )
     for kind in kinds:
         yield _WHAT[kind]
     differences = [
-        f"{kind} {arc:.1f} points for ARC, {best:.1f} for the best, of {count} points"
+        f"{kind} {arc:.1f} points for ARC, {best:.1f} for the best ({count} squares)"
         for kind in kinds
         for (arc, count), (best, _) in [[maps.rms(made, kind, name) for name in _ROWS]]
         if count

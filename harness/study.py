@@ -196,8 +196,7 @@ def _chosen(cache: str | None, size: kvcache.Size, found: Traffic, sizes: list[i
         ) from None
     if blocks * found.block_size < found.longest_tokens:
         raise HarnessError(
-            f"cache {cache}: {blocks * found.block_size:,} tokens are less than the largest "
-            f"request needs, {found.longest_tokens:,}"
+            f"cache {cache}: less than the largest request needs, {found.longest_tokens:,} tokens"
         )
     # More than the working set makes no difference, but costs memory.
     return min(blocks * found.block_size, sizes[-1])

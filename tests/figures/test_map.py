@@ -94,7 +94,7 @@ def test_draws_both_maps_with_what_lies_on_them(mapped: Results) -> None:
     # The paper has no other policy that is ours.
     assert len(_points(figure, 2)) == 3
     said = caption(figure)
-    assert "documents 1.0 points for ARC, 0.0 for the best, of 1 points" in said
+    assert "documents 1.0 points for ARC, 0.0 for the best (1 squares)" in said
     assert "Not to be had here: " in said
     assert "bailian-a" in said
     assert {"as good as LRU", "real trace"} < set(legend(figure.legends[0]))

@@ -107,7 +107,7 @@ def test_policies_that_hit_the_same_are_none_to_change_for(root: Path, tmp_path:
     assert "of all prompt tokens, as do all 3 policies; the offline optimum" in found.sentences[0]
     assert found.sentences[1].startswith("So no other policy gains anything over LRU here")
     hits[("slru", 32_000)] = 30
-    found, _ = study.answer(_results(root, tmp_path, hits), _TRAFFIC)
+    found, _ = study.answer(_results(root, tmp_path / "other", hits), _TRAFFIC)
     assert found.policy == "lru"
     assert "the most of 3 policies; next is ARC" in found.sentences[0]
 
@@ -119,11 +119,14 @@ def test_says_where_on_the_map_it_is_if_there_is_one(root: Path, tmp_path: Path)
 
 
 def test_interval_that_goes_below_lrus_smallest_cache_says_so(root: Path, tmp_path: Path) -> None:
-    hits = {("lru", 16_000): 40, ("lru", 32_000): 50, ("arc", 16_000): 41, ("arc", 32_000): 50}
-    results = _results(root, tmp_path, hits, cache_tokens=16_000)
-    found, table = study.answer(results, _TRAFFIC)
-    assert table["lru_tokens"].dropna().iloc[0] > 16_000
-    assert "[0 to" not in found.sentences[2]
+    results = _results(root, tmp_path)
+    _, table = study.answer(results, _TRAFFIC)
+    rows = table[table["cache_tokens"] == 32_000].set_index("policy").to_dict("index")
+    own = {policy: {str(key): value for key, value in rows[policy].items()} for policy in rows}
+    own["arc"]["lru_tokens_low"] = 0.0
+    assert results.config.study is not None
+    _, needs = study._worth(results.config.study, own, "arc", [16_000, 128_000])
+    assert "would need 64,000 tokens [under 16,000 to " in needs
 
 
 def test_what_is_written_is_read(root: Path, tmp_path: Path) -> None:
