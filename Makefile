@@ -53,26 +53,30 @@ claims: $(NEEDED) ## Say of each claim whether it was reproduced
 	$(IN_ENV) snakemake claims --cores $(CORES) --configfile "$(CONFIG)"
 	$(IN_ENV) harness claims $(RESULTS)/claims.json
 
-# Given on the command line, or left to `harness study`.
-STUDY_OPTIONS = $(foreach option,MODEL CACHE TTFT NAME,$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) "$($(option))"))
+# Given on the command line, or left to `harness study`; by the environment, so that the shell takes
+# names for what they are.
+STUDY_OPTIONS = $(foreach option,MODEL CACHE TTFT NAME FORMAT SKIP_BAD,$(if $($(option)),--$(shell echo $(option) | tr A-Z_ a-z-) "$$$(option)"))
 study: env ## Say which policy suits a log of your own traffic (TRACE=path, MODEL=Qwen3-14B, CACHE=40GiB)
 	@$(if $(TRACE),,$(error TRACE= is missing: make study TRACE=path of a log))true
-	$(IN_ENV) harness study "$(TRACE)" $(STUDY_OPTIONS) --cores $(CORES)
+	$(IN_ENV) harness study "$$TRACE" $(STUDY_OPTIONS) --cores $(CORES)
 
 smoke: ## The same in miniature
 	@$(MAKE) --no-print-directory figures claims CONFIG=config/smoke.yaml
 
 # The tables behind the shipped figures, in reference/, are read as a run's results are.
 figures-from-reference: env ## Draw figures and judge claims from the results that are shipped; nothing runs
-	rm -rf results/reference
+	rm -rf results/reference results/reference-map
 	mkdir -p results
 	cp -r reference/cpu results/reference
+	cp -r reference/map results/reference-map
+	$(IN_ENV) python -m figures all results/reference-map/config.yaml results/reference-map
 	$(IN_ENV) python -m figures all results/reference/config.yaml results/reference
 	$(IN_ENV) harness judge results/reference/config.yaml results/reference --history reference/noise.csv \
 		--output results/reference/claims.json
 	$(IN_ENV) python -m figures.report results/reference/config.yaml results/reference results/reference/report.html
 	$(IN_ENV) harness claims results/reference/claims.json
 	$(IN_ENV) python -m figures.check results/reference/config.yaml results/reference
+	$(IN_ENV) python -m figures.check results/reference-map/config.yaml results/reference-map
 
 data: env ## Download the data sets that are not there, and list all (KV_DATA names their folder)
 	$(IN_ENV) harness data

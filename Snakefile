@@ -12,6 +12,7 @@ from harness import model as models
 from harness import patching
 from harness import runlock
 from harness import workload as workloads
+from harness.analysis import maps
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
 
@@ -60,6 +61,9 @@ FIGURES = catalogue.names(CONFIG)
 # Of a study, what its figures and its page say besides.
 TRAFFIC = [f"{RESULTS}/traffic.json"] if CONFIG.study else []
 ANSWER = [f"{RESULTS}/study.json", f"{RESULTS}/study.csv"] if CONFIG.study else []
+MAP = [f"{RESULTS}/map.csv"] if CONFIG.map else []
+# A study's traffic is put on this one, if it is there.
+SHIPPED_MAP = [str(maps.SHIPPED)] if CONFIG.study and maps.SHIPPED.is_file() else []
 
 
 def model_input(tier):
@@ -112,6 +116,7 @@ localrules:
     tiny_model,
     cells_table,
     policies_table,
+    map_table,
     answer,
     claims,
     figure,
@@ -309,6 +314,7 @@ rule policies_table:
         bounds=[
             f"{RESULTS}/bounds/{workload}-s{seed}.csv"
             for workload, seed in CONFIG.replayed
+            if not CONFIG.map
         ],
     output:
         csv=f"{RESULTS}/policies.csv",
@@ -342,12 +348,39 @@ rule traffic:
         "python -m harness traffic {input.workload} {output} 2>&1 | tee -i {log} >&2"
 
 
+rule map_table:
+    """Where on a map each workload lies, and what policies gain there."""
+    input:
+        cells=f"{RESULTS}/cells.csv",
+        policies=f"{RESULTS}/policies.csv",
+        workloads=[
+            workload_file("replay", workload, seed)
+            for workload, seed in CONFIG.replayed
+            if CONFIG.map
+        ],
+    output:
+        f"{RESULTS}/map.csv",
+    log:
+        f"{RESULTS}/logs/map_table.log",
+    conda:
+        "env/conda.yaml"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, input: os.path.dirname(input.cells),
+        # So that what else is at full size makes it anew.
+        map=CONFIG.map.model_dump_json() if CONFIG.map else "",
+    shell:
+        "python -m harness map {params.config} {params.results} {input.workloads}"
+        " --output {output} 2>&1 | tee -i {log} >&2"
+
+
 rule answer:
     """Of a study: which policy, what it is worth, and how sure that is."""
     input:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",
         traffic=f"{RESULTS}/traffic.json",
+        map=SHIPPED_MAP,
     output:
         json=f"{RESULTS}/study.json",
         csv=f"{RESULTS}/study.csv",
@@ -432,6 +465,7 @@ rule figure:
         cells=f"{RESULTS}/cells.csv",
         policies=f"{RESULTS}/policies.csv",
         traffic=TRAFFIC,
+        map=MAP or SHIPPED_MAP,
     output:
         png=f"{RESULTS}/figures/{{figure}}.png",
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from harness.analysis import maps
 from harness.cell import CellSpec, Mode, Tier
 from harness.config import Config
 from harness.engines.registry import ENGINES
@@ -215,6 +216,9 @@ FIGURES = {
 
 def entries(config: Config) -> dict[str, Entry]:
     """Return the figures that there are for a config, by name."""
+    if config.map is not None:
+        title = "Where ARC helps, and where any policy does: the map"
+        return {"map": Entry(title, "map", "replay", tuple(config.workloads))}
     named = {name: entry for name, entry in FIGURES.items() if entry.is_for(config)}
     return named | _of_others(config, list(named.values())) | _of_policies(config)
 
@@ -228,7 +232,7 @@ def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
     """Return figures for the cells that no figure of a name of its own shows.
 
     They are by tier and workload: the hit rate, whatever the load; of a study, what the traffic is
-    like; and what ARC did in tier replay.
+    like and where it lies on the map that is shipped; and what ARC did in tier replay.
     """
     found: dict[str, Entry] = {}
     for cell in config.cells.values():
@@ -256,6 +260,10 @@ def _of_others(config: Config, named: Sequence[Entry]) -> dict[str, Entry]:
             found[f"why-{workload}"] = Entry(
                 f"Why policies differ: {workload}", "why", tier, (workload,)
             )
+            if maps.SHIPPED.is_file():
+                found[f"where-{workload}"] = Entry(
+                    f"Where it lies on the map: {workload}", "map", tier, (workload,)
+                )
         if split.is_for(config) and not any(
             entry.module == split.module and workload in entry.workloads for entry in named
         ):

@@ -194,6 +194,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--name", help="results go to results/study-NAME; by default, the log's")
     study.add_argument("--block-size", type=int, default=16, help="tokens a block (%(default)s)")
+    study.add_argument("--format", choices=FORMATS, help="of the log; by default, recognised")
+    study.add_argument(
+        "--skip-bad", type=int, default=0, metavar="N", help="leave out up to N bad records"
+    )
     study.add_argument("--cores", default="all", help="for Snakemake (%(default)s)")
     study.set_defaults(run=_study)
 
@@ -201,6 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     traffic.add_argument("workload", type=Path, help="workload file of blocks")
     traffic.add_argument("output", type=Path, help="JSON file to write")
     traffic.set_defaults(run=_traffic)
+
+    maps = commands.add_parser("map", help="write the map that a config's results make")
+    maps.add_argument("config", type=Path)
+    maps.add_argument("results", type=Path, help="folder of the results")
+    maps.add_argument("workloads", type=Path, nargs="+", help="workload files of blocks")
+    maps.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    maps.set_defaults(run=_map)
 
     answer = commands.add_parser("answer", help="answer a study from its results")
     answer.add_argument("config", type=Path)
@@ -407,6 +418,8 @@ def _study(arguments: argparse.Namespace) -> None:
         ttft=arguments.ttft,
         name=arguments.name,
         block_size=arguments.block_size,
+        form=arguments.format,
+        skip_bad=arguments.skip_bad,
         cores=arguments.cores,
         say=lambda line: print(line, flush=True),
     )
@@ -415,20 +428,37 @@ def _study(arguments: argparse.Namespace) -> None:
 def _traffic(arguments: argparse.Namespace) -> None:
     from harness.analysis import traffic
 
-    workload = workload_file.read(arguments.workload)
-    if not isinstance(workload, BlockWorkload):
-        raise HarnessError(f"{arguments.workload} has {workload.header.content}, not blocks")
+    workload = _any_blocks(arguments.workload)
     traffic.write(traffic.measure(workload), arguments.output)
 
 
+def _any_blocks(path: Path) -> BlockWorkload:
+    workload = workload_file.read(path)
+    if not isinstance(workload, BlockWorkload):
+        raise HarnessError(f"{path} has {workload.header.content}, not blocks")
+    return workload
+
+
+def _map(arguments: argparse.Namespace) -> None:
+    from harness.analysis import maps, results, traffic
+
+    found = results.read(arguments.config, arguments.results)
+    if found.config.map is None:
+        raise HarnessError(f"{arguments.config} makes no map")
+    workloads = map(_any_blocks, arguments.workloads)
+    traffics = [traffic.measure(each) for each in workloads if not each.header.missing]
+    maps.write(maps.table(found, traffics), arguments.output)
+
+
 def _answer(arguments: argparse.Namespace) -> None:
-    from harness.analysis import results, study, traffic
+    from harness.analysis import maps, results, study, traffic
 
     folder = arguments.results
     found = results.read(arguments.config, folder)
     if found.config.study is None:
         raise HarnessError(f"{arguments.config} asks nothing: it has no study")
-    answer, table = study.answer(found, traffic.read(folder / "traffic.json"))
+    shipped = maps.read(maps.SHIPPED) if maps.SHIPPED.is_file() else None
+    answer, table = study.answer(found, traffic.read(folder / "traffic.json"), shipped)
     study.write(answer, table, folder / "study.json", folder / "study.csv")
 
 

@@ -166,6 +166,14 @@ class Study(_Section):
         return tokens * self.kv_bytes_per_token / 2**30
 
 
+class Map(_Section):
+    """That a config is a map of where policies help, over its workloads of one kind each."""
+
+    full_size: tuple[WorkloadName, ...] = Field(
+        (), description="workloads that say what making the others smaller changes"
+    )
+
+
 class Config(_Section):
     """One run."""
 
@@ -182,6 +190,9 @@ class Config(_Section):
         (),
         description="workloads on which, where they are replayed, policies that others propose are "
         "replayed, too",
+    )
+    map: Map | None = Field(
+        None, description="of a config whose cells make one map: it has no other figure, no bounds"
     )
     study: Study | None = Field(
         None, description="of a config that `harness study` wrote, which has one workload"
@@ -212,11 +223,13 @@ class Config(_Section):
             raise ValueError("tiers.replay.take_turns: tier replay has no clock")
         for name, experiment in self.experiments.items():
             self._check_experiment(f"experiments.{name}", experiment)
-        if others := [name for name in self.rivals if name not in self.workloads]:
-            raise ValueError(
-                f"rivals: {others[0]!r} is none of the workloads of this config "
-                f"({', '.join(self.workloads)})"
-            )
+        named = {"rivals": self.rivals, "map.full_size": self.map.full_size if self.map else ()}
+        for key, names in named.items():
+            if others := [name for name in names if name not in self.workloads]:
+                raise ValueError(
+                    f"{key}: {others[0]!r} is none of the workloads of this config "
+                    f"({', '.join(self.workloads)})"
+                )
         self.cells  # noqa: B018 (whether their names are their own)
         if self.study and len(self.replayed) != 1:
             raise ValueError("study: is of one workload of tier replay, and one seed")

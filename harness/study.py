@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
 from harness.policies import POLICIES
 from workloads.file import BlockWorkload
+from workloads.formats.log import refuse_lengths
+from workloads.formats.registry import FORMATS, recognise
 
 _ROOT = Path(__file__).parents[1]
 _ENGINE = "replay"
@@ -43,6 +45,8 @@ def run(
     ttft: str | None = None,
     name: str | None = None,
     block_size: int = 16,
+    form: str | None = None,
+    skip_bad: int = 0,
     cores: str = "all",
     say: Callable[[str], object] = print,
 ) -> None:
@@ -58,6 +62,8 @@ def run(
             ``costmodel.of_bench``; by default, the paper's line.
         name: Results go to ``results/study-<name>``; by default, the log's name.
         block_size: Tokens a KV-cache block.
+        form: The log's format, of ``FORMATS``; by default, it is recognised.
+        skip_bad: So many bad records are left out.
         cores: For Snakemake.
         say: Called with a line on what was understood, and on the answer.
 
@@ -68,12 +74,16 @@ def run(
     """
     if not trace.is_file():
         raise HarnessError(f"{trace}: no such log")
+    refuse_lengths(trace, FORMATS[form] if form else recognise(trace))
     kv_cache, line = kvcache.of_model(model), _line(ttft)
     called = _slug(name or trace.name.partition(".")[0])
     folder = Path("results", f"study-{called}")
     path = folder / "config.yaml"
-    content = _content(trace, called, model, block_size)
-    _check_same_trace(path, content["workloads"])
+    log: dict[str, Any] = {"kind": "trace", "path": str(trace.resolve())}
+    log |= {"format": form} if form else {}
+    log |= {"skip_bad": skip_bad} if skip_bad else {}
+    content = _content(log, called, model, block_size)
+    _check_same_trace(path, log["path"])
 
     draft = _parsed(content, [configs.MOST_CACHE_TOKENS], None, path)
     found = _understood(draft, called, cores)
@@ -115,11 +125,11 @@ def _line(ttft: str | None) -> TokenLine:
 def _slug(name: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not slug:
-        raise HarnessError(f"{name}: no name for a folder; give one with --name")
+        raise HarnessError(f"{name}: no name for a folder; give one with --name (NAME=)")
     return slug
 
 
-def _content(trace: Path, called: str, model: str, block_size: int) -> dict[str, Any]:
+def _content(log: Mapping[str, Any], called: str, model: str, block_size: int) -> dict[str, Any]:
     """Return a config without its cells."""
     tier: dict[str, Any] = {"block_size": block_size}
     if (Path(model) / "tokenizer.json").is_file():
@@ -127,7 +137,7 @@ def _content(trace: Path, called: str, model: str, block_size: int) -> dict[str,
     return {
         "name": f"study-{called}",
         "tiers": {"replay": tier},
-        "workloads": {called: {"kind": "trace", "path": str(trace.resolve())}},
+        "workloads": {called: dict(log)},
     }
 
 
@@ -144,13 +154,14 @@ def _parsed(content: dict[str, Any], sizes: list[int], study: Study | None, path
     return configs.parse(content | _grid(called, sizes) | asked, str(path))
 
 
-def _check_same_trace(path: Path, given: dict[str, Any]) -> None:
+def _check_same_trace(path: Path, given: str) -> None:
     """Refuse to write over another log's study. Its config is not checked: its log may be gone."""
     if not path.exists():
         return
     before = configfile.read(path)
     workloads_before = before.get("workloads") if isinstance(before, dict) else None
-    if workloads_before != given:
+    (log,) = workloads_before.values() if isinstance(workloads_before, dict) else (None,)
+    if not isinstance(log, dict) or log.get("path") != given:
         raise HarnessError(
             f"{path.parent} is the study of another log, {workloads_before}: name this one's with "
             "--name (NAME=), or remove that folder"
@@ -185,21 +196,23 @@ def _chosen(cache: str | None, size: kvcache.Size, found: Traffic, sizes: list[i
         ) from None
     if blocks * found.block_size < found.longest_tokens:
         raise HarnessError(
-            f"cache {cache}: {blocks * found.block_size:,} tokens are less than the largest "
-            f"request needs, {found.longest_tokens:,}"
+            f"cache {cache}: less than the largest request needs, {found.longest_tokens:,} tokens"
         )
     # More than the working set makes no difference, but costs memory.
     return min(blocks * found.block_size, sizes[-1])
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(
-        "# Written by `harness study`. To change it, run that with other options.\n"
-        + yaml.safe_dump(content, sort_keys=False)
-    )
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(
+            "# Written by `harness study`. To change it, run that with other options.\n"
+            + yaml.safe_dump(content, sort_keys=False)
+        )
+        os.replace(partial, path)
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _snakemake(target: str, *options: str, cores: str) -> None:

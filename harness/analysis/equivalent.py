@@ -3,8 +3,9 @@
 Points of hit rate cannot be compared across cache sizes and workloads, nor with what they cost;
 memory can. It is also how others report: Learned Prefix Caching (Yang et al., NeurIPS '25), which
 predicts from the text whether a conversation goes on, needs 18 to 47 % less cache than LRU for as
-many hits on conversations of LMSys, ShareGPT and Chatbot-Arena (its abstract; which size each of
-them is at, it does not say). So much less for it is 22 to 89 % more for LRU.
+many hits (its abstract), on conversations of LMSys, ShareGPT and Chatbot-Arena (a page of its
+review; which size each of them is at, neither says). So much less for it is 22 to 89 % more for
+LRU.
 """
 
 import math

@@ -154,8 +154,9 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
         A row for each workload, cache size and policy: number of ``seeds``; ``hit_rate`` and
         ``hit_rate_per_block``, means over the seeds; ``hit_rate_ci95``, half the width of its
         interval; ``points_over_lru``, the mean over the seeds that both have, and
-        ``points_ci95``; ``gap_closed``, that gain as a share of the optimum's; ``lru_tokens``, the
-        cache at which LRU would hit as much (``equivalent``), the geometric mean over these seeds.
+        ``points_ci95``; ``gap_closed``, that gain as a share of the optimum's where that is known;
+        ``lru_tokens``, the cache at which LRU would hit as much (``equivalent``), the geometric
+        mean over these seeds.
 
     """
     replayed = cells[(cells["tier"] == "replay") & cells["valid"] & (cells["batch_size"] == 1)]
@@ -214,12 +215,14 @@ _COMPARED = (
 
 def _compare(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
     mean, half = mean_interval(list(group["hit_rate"]))
-    paired = group.dropna(subset=["points", "possible"])
+    paired = group.dropna(subset=["points"])
+    # A config may be without bounds.
+    bounded = paired.dropna(subset=["possible"])
     points, points_half = (
         mean_interval(list(paired["points"])) if len(paired) else (float("nan"), float("nan"))
     )
     # An endless cache is no way to close it.
-    possible = float("nan") if key["policy"] == INFINITE else paired["possible"].mean()
+    possible = float("nan") if key["policy"] == INFINITE else bounded["possible"].mean()
     values = (
         len(group),
         mean,
@@ -227,7 +230,7 @@ def _compare(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
         group["hit_rate_per_block"].mean(),
         points,
         points_half,
-        points / possible if possible else float("nan"),
+        bounded["points"].mean() / possible if possible else float("nan"),
         _geometric_mean(group["lru_tokens"].dropna()),
     )
     return {**key, **dict(zip(_COMPARED, values, strict=True))}

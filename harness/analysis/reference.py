@@ -37,13 +37,15 @@ def write(config: Path, folder: Path, reference: Path) -> None:
     partial = reference.with_name(f".{reference.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name in _TABLES:
+    is_map = found.config.map is not None
+    for name in (*_TABLES, "map.csv") if is_map else _TABLES:
         try:
             shutil.copyfile(folder / name, partial / name)
         except OSError as error:
             raise HarnessError(f"{folder / name}: not readable: {error.strerror}") from None
     shutil.copyfile(config, partial / "config.yaml")
-    cells = found.cells[found.cells["valid"]]
+    # A map is drawn from its table alone.
+    cells = found.cells[found.cells["valid"] & (not is_map)]
     for _, cell in cells.iterrows():
         to = partial / found.folder_of(cell).relative_to(folder)
         if cell["policy"] in _COMPARED:

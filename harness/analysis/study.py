@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness.analysis import equivalent, maps
 from harness.analysis.policies import INFINITE, OPTIMUM
 from harness.analysis.results import Results, not_run
 from harness.analysis.stats import Interval, Sums, blocks
@@ -59,15 +60,22 @@ class Answer(BaseModel):
     remarks: list[str]
 
 
-def answer(results: Results, traffic: Traffic) -> tuple[Answer, pd.DataFrame]:
+def answer(
+    results: Results, traffic: Traffic, shipped: pd.DataFrame | None = None
+) -> tuple[Answer, pd.DataFrame]:
     """Answer from the results of a config that has a ``study``.
+
+    Args:
+        results: Of the config's run.
+        traffic: What was asked.
+        shipped: A map (``maps``) to say where the traffic lies on; None: it is not said.
 
     Returns:
         The answer, and a row for each policy, bound and cache size (``COLUMNS``): ``hit_rate`` as a
         fraction; ``points_over_lru``; ``ttft_ms``, predicted, and its ``ttft_percent_of_lru`` less
         100; ``lru_tokens``, the cache at which LRU would hit as much, interpolated between the
-        sizes on a logarithmic scale, infinite beyond the largest. With ``_low`` and ``_high``, the
-        ends of its interval; not a number where there is none.
+        sizes on a logarithmic scale, infinite beyond the largest, 0 below the smallest.
+        With ``_low`` and ``_high``, the ends of its interval; not a number where there is none.
 
     Raises:
         HarnessError: if there are no valid cells, or files of theirs are damaged.
@@ -85,7 +93,11 @@ def answer(results: Results, traffic: Traffic) -> tuple[Answer, pd.DataFrame]:
     table = pd.DataFrame(
         [*_rows(results, study, cells), *_bounds(results, study, workload)], columns=list(COLUMNS)
     )
-    return _said(study, traffic, table, results), table
+    said = _said(study, traffic, table, results)
+    if shipped is not None:
+        where = maps.sentence(shipped, traffic, study.cache_tokens)
+        said = said.model_copy(update={"sentences": [*said.sentences, where]})
+    return said, table
 
 
 def _rows(results: Results, study: Study, cells: pd.DataFrame) -> list[dict[str, Any]]:
@@ -154,15 +166,14 @@ def _percent_of(study: Study, place: int, base: int, total: _Array) -> _Array:
 
 def _lru_tokens(place: int, lru: Mapping[int, int], total: _Array) -> _Array:
     """Return the cache at which LRU would hit as much as a policy."""
-    sizes = np.log(sorted(lru))
-    # A larger cache of LRU's never hits less but by chance.
-    hits = np.maximum.accumulate(np.stack([total[..., lru[size]] for size in sorted(lru)], -1), -1)
+    sizes = sorted(lru)
+    hits = np.stack([total[..., lru[size]] for size in sizes], -1).reshape(-1, len(sizes))
     wanted = total[..., place]
-    flat = [
-        np.interp(hit, own, sizes, right=math.inf)
-        for hit, own in zip(np.atleast_1d(wanted), hits.reshape(-1, hits.shape[-1]), strict=True)
+    found = [
+        equivalent.lru_tokens(sizes, list(own), hit)
+        for own, hit in zip(hits, np.atleast_1d(wanted), strict=True)
     ]
-    return np.exp(np.reshape(flat, np.shape(wanted)))
+    return np.reshape(found, np.shape(wanted))
 
 
 def _bounds(results: Results, study: Study, workload: str) -> list[dict[str, Any]]:
@@ -187,12 +198,18 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
     sizes = sorted(set(table[table["kind"] == "engine"]["cache_tokens"]))
     chosen = min(sizes, key=lambda size: abs(size - study.cache_tokens))
     here = table[table["cache_tokens"] == chosen]
-    own = here[here["kind"] == "engine"].sort_values("hit_rate", ascending=False)
-    by_policy: dict[str, dict[str, Any]] = {str(row["policy"]): row for row in _records(own)}
+    own = here[here["kind"] == "engine"]
+    # Of those that hit as much, LRU is the one to take: it is what there is.
+    order = own.assign(other=own["policy"] != _BASE).sort_values(
+        ["hit_rate", "other"], ascending=[False, True]
+    )
+    by_policy: dict[str, dict[str, Any]] = {str(row["policy"]): row for row in _records(order)}
     best, row = next(iter(by_policy.items()))
     bounds = here[here["kind"] == "bound"].set_index("policy")["hit_rate"]
     said = [f"{_label(best)} hits {_percent(row, 'hit_rate', 100, '')} of all prompt tokens"]
-    if len(by_policy) > 1:
+    if len(by_policy) > 1 and own["hit_rate"].nunique() == 1:
+        said[0] += f", as do all {len(by_policy)} policies"
+    elif len(by_policy) > 1:
         said[0] += f", the most of {len(by_policy)} policies"
         second, other = list(by_policy.items())[1]
         said.append(f"next is {_label(second)} with {100 * other['hit_rate']:.1f} %")
@@ -205,7 +222,7 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
     ]
     gib = f"{study.gib(chosen):.3g} GiB of KV cache for {study.model}"
     first = f"At {chosen:,} tokens ({gib}), {'; '.join(said)}."
-    sentences = [first, *_worth(study, by_policy, best, max(sizes))]
+    sentences = [first, *_worth(study, by_policy, best, sizes)]
     remarks = [
         "In brackets: 95 % intervals over "
         + (
@@ -227,7 +244,7 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
 
 
 def _worth(
-    study: Study, own: Mapping[str, Mapping[str, Any]], best: str, largest: int
+    study: Study, own: Mapping[str, Mapping[str, Any]], best: str, sizes: Sequence[int]
 ) -> list[str]:
     if _BASE not in own:
         return ["LRU was not replayed, so what that gains is not known."]
@@ -235,6 +252,8 @@ def _worth(
     if best == _BASE:
         if not others:
             return ["No other policy was replayed."]
+        if all(row["hit_rate"] == own[_BASE]["hit_rate"] for row in own.values()):
+            return ["So no other policy gains anything over LRU here, nor saves it any cache."]
         row = own[others[0]]
         unclear = _UNCLEAR if row["points_over_lru_high"] >= 0 else ""
         return [
@@ -250,7 +269,7 @@ def _worth(
         f"mean TTFT by {_percent(row, 'ttft_percent_of_lru', 1, '+')}, from "
         f"{base['ttft_ms']:,.0f} to {row['ttft_ms']:,.0f} ms.{unclear}"
     )
-    size = float(row["cache_tokens"])
+    size, largest = float(row["cache_tokens"]), max(sizes)
     if math.isinf(row["lru_tokens"]):
         needs = (
             f"For as many hits LRU would need more than {largest:,} tokens, the largest size "
@@ -259,7 +278,8 @@ def _worth(
     else:
         low, high = row["lru_tokens_low"], row["lru_tokens_high"]
         top = f"over {largest:,}" if math.isinf(high) else _tokens(high)
-        between = "" if math.isnan(low) else f" [{_tokens(low)} to {top}]"
+        bottom = _tokens(low) if low else f"under {min(sizes):,}"
+        between = "" if math.isnan(low) else f" [{bottom} to {top}]"
         needs = (
             f"For as many hits LRU would need {_tokens(row['lru_tokens'])} tokens{between}, "
             f"{row['lru_tokens'] / size:.2f} times the cache "

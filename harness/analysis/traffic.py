@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import HarnessError
-from workloads.file import BlockWorkload
+from workloads.file import BlockRequest, BlockWorkload
 
 # Points that a curve is kept as.
 _POINTS = 200
+# Requests over which skew is measured: what is asked for often changes with time.
+WINDOW = 512
 
 _Integers = npt.NDArray[np.int64]
 
@@ -24,6 +27,12 @@ class Traffic(BaseModel):
     look-ups of blocks that an earlier request had. ``longest_tokens`` is what the request needs
     that needs the most KV cache, and ``working_set_tokens`` the least cache that never evicts.
     ``sessions`` and ``span_s`` are None where the requests say nothing of them.
+
+    ``top_tenth`` is how skewed use is: the share of look-ups that the most used tenth of the blocks
+    gets, of those asked for in a window of ``WINDOW`` consecutive requests, the mean over windows.
+    A session is *live* from its first request until its last: it will come again.
+    ``live_sessions`` is how many are, ``live_tokens`` what their latest prompts' full blocks hold
+    together; both are means over the requests after the warm-up, and None without sessions.
 
     Three curves: ``distances``, of (tokens, share of look-ups whose block came last no more
     than so many other distinct tokens ago); ``uses``, of (share of the distinct blocks, the most
@@ -42,6 +51,9 @@ class Traffic(BaseModel):
     distinct_blocks: int
     seen_before: float
     used_once: float
+    top_tenth: float
+    live_sessions: float | None
+    live_tokens: float | None
     longest_tokens: int
     working_set_tokens: int
     distances: list[tuple[float, float]]
@@ -97,6 +109,7 @@ def measure(workload: BlockWorkload) -> Traffic:
     needed = [-(-(request.prompt_tokens + request.output_tokens) // size) for request in requests]
     beyond = max(n - request.num_blocks for n, request in zip(needed, requests, strict=True))
     sessions = Counter(request.session for request in requests)
+    live = None if None in sessions else _live(requests, header.warm_up)
     times = [request.arrival_ms for request in requests if request.arrival_ms is not None]
     return Traffic(
         name=header.name,
@@ -109,6 +122,9 @@ def measure(workload: BlockWorkload) -> Traffic:
         distinct_blocks=len(used),
         seen_before=sum(since.values()) / lookups,
         used_once=float((used == 1).mean()),
+        top_tenth=_top_tenth(requests, ids),
+        live_sessions=live and live[0],
+        live_tokens=live and live[1] * size,
         longest_tokens=max(needed) * size,
         working_set_tokens=max(len(used) + beyond, max(needed)) * size,
         distances=_cumulative(since, size, lookups),
@@ -117,6 +133,44 @@ def measure(workload: BlockWorkload) -> Traffic:
         ),
         turns=[] if None in sessions else sorted(Counter(sessions.values()).items()),
     )
+
+
+def _top_tenth(requests: Sequence[BlockRequest], ids: int) -> float:
+    """Return the share of look-ups of the most used tenth of blocks, the mean over windows."""
+    shares = []
+    # What is left at the end may be too little to tell anything.
+    for first in range(0, max(1, len(requests) - WINDOW + 1), WINDOW):
+        uses: _Integers = np.zeros(ids, np.int64)
+        for request in requests[first : first + WINDOW]:
+            for start, count in request.runs:
+                uses[start : start + count] += 1
+        used = np.sort(uses[uses > 0])[::-1]
+        if len(used):
+            shares.append(_first_tenth(used))
+    return float(np.mean(shares))
+
+
+def _first_tenth(used: _Integers) -> float:
+    tenth = len(used) / 10
+    before = np.concatenate([[0], np.cumsum(used)])
+    return float(np.interp(tenth, np.arange(len(before)), before) / before[-1])
+
+
+def _live(requests: Sequence[BlockRequest], warm_up: int) -> tuple[float, float]:
+    """Return how many sessions are live, and their latest prompts' blocks: means over requests."""
+    last = {request.session: number for number, request in enumerate(requests)}
+    holds: dict[int | None, int] = {}
+    held = sessions = blocks = 0
+    for number, request in enumerate(requests):
+        held -= holds.pop(request.session, 0)
+        if last[request.session] > number:
+            holds[request.session] = request.num_blocks
+            held += request.num_blocks
+        if number >= warm_up:
+            sessions += len(holds)
+            blocks += held
+    counted = len(requests) - warm_up
+    return sessions / counted, blocks / counted
 
 
 def cache_sizes(traffic: Traffic, limit: int, count: int = 5) -> list[int]:

@@ -15,6 +15,7 @@ from support.browser import chromium, opened
 from harness import study
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
+from workloads.file import WorkloadError
 
 _EXAMPLE = "tests/example.jsonl"
 
@@ -67,7 +68,7 @@ def test_study_of_the_readme_is_one_page_and_one_table(folder: Path) -> None:
     with chromium() as browser, opened(browser, results / "report.html", 1280) as (tab, wrong):
         assert tab.evaluate("document.querySelector('section').id") == "study"
         widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert len(widths) == 3
+        assert len(widths) == 4
         assert all(widths)
         assert wrong == []
 
@@ -95,12 +96,52 @@ def test_what_is_wrong_is_one_message_before_anything_runs(
         study.run(log, ttft="1:2")
     other = tmp_path / "results" / "study-example"
     other.mkdir(parents=True)
-    content = study._content(tmp_path / "example.jsonl", "example", "m", 16)
+    own = {"kind": "trace", "path": str(tmp_path / "example.jsonl")}
+    content = study._content(own, "example", "m", 16)
     (tmp_path / "example.jsonl").write_text("{}")
     (other / "config.yaml").write_text(yaml.safe_dump(content | study._grid("example", [16_000])))
     with pytest.raises(HarnessError, match=r"is the study of another log, .*example\.jsonl"):
         study.run(log)
     assert not (tmp_path / "build").exists()
+
+
+def test_log_that_is_none_is_one_message_of_the_log(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "log.csv"
+    for content, message in (
+        ("", "an empty file"),
+        ("\n \n", "an empty file"),
+        ("\x00\x01", "line 1: not JSON"),
+        ('{"foo": 1}\n', "line 1: a record with foo is in no format that is known"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n0,4808,10\n", "times and lengths alone"),
+    ):
+        log.write_text(content)
+        with pytest.raises((HarnessError, WorkloadError)) as raised:
+            study.run(log)
+        assert str(raised.value).startswith(str(log))
+        assert message in str(raised.value)
+    assert list(tmp_path.iterdir()) == [log]
+    (tmp_path / "results").touch()
+    with pytest.raises(HarnessError, match=r"config\.yaml: cannot be written: Not a directory"):
+        study._write(Path("results/study-log/config.yaml"), {})
+
+
+def test_study_of_the_same_log_may_leave_out_more(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    own = {"kind": "trace", "path": "mine.jsonl"}
+    path.write_text(yaml.safe_dump(study._content(own, "mine", "m", 16)))
+    study._check_same_trace(path, "mine.jsonl")
+    with pytest.raises(HarnessError, match="is the study of another log"):
+        study._check_same_trace(path, "yours.jsonl")
+
+
+def test_make_hands_over_names_as_they_are(folder: Path) -> None:
+    name = 'a "log" of `mine`, it\'s.jsonl'
+    run = _make(folder, "study", f"TRACE={name}", "SKIP_BAD=1", "FORMAT=requests")
+    assert f"error: {name}: no such log" in run.stderr
+    assert "not found" not in run.stderr
 
 
 @pytest.mark.parametrize(

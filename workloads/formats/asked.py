@@ -68,8 +68,16 @@ class Asked:
     turn: int | None = None
 
 
+MOST_TOKENS = 10_000_000
+"""Of one prompt or output: more than any model takes."""
+
+
 def number(
-    record: Record, names: Sequence[str], least: float = 0, whole: bool = True
+    record: Record,
+    names: Sequence[str],
+    least: float = 0,
+    whole: bool = True,
+    most: float = math.inf,
 ) -> float | None:
     """Return the first of the keys that the record has, as a number; None without any.
 
@@ -94,12 +102,14 @@ def number(
         good = False
     if not good:
         raise BadRecord(f"{name}: {shown(value)} where {kind} of {least:g} or more is due")
+    if found > most:
+        raise BadRecord(f"{name}: {shown(value)} where no more than {most:,} is due")
     return found
 
 
-def needed(record: Record, names: Sequence[str], least: int = 0) -> int:
+def needed(record: Record, names: Sequence[str], least: int = 0, most: float = math.inf) -> int:
     """Return the same of a whole number that must be there."""
-    found = number(record, names, least)
+    found = number(record, names, least, most=most)
     if found is None:
         raise BadRecord(f"{names[0]}: missing; the record has {', '.join(record) or 'no keys'}")
     return int(found)
@@ -163,7 +173,7 @@ def output_tokens(record: Record) -> int | None:
     """Return the length of the answer, if the record says, itself or in its `usage`."""
     usage = record.get("usage")
     for source in (record, usage if isinstance(usage, Mapping) else {}):
-        if (found := number(source, OUTPUT)) is not None:
+        if (found := number(source, OUTPUT, most=MOST_TOKENS)) is not None:
             return int(found)
     return None
 

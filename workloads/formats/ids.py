@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from workloads.formats.asked import (
     INPUT,
+    MOST_TOKENS,
     Asked,
     BadRecord,
     BlockIds,
@@ -62,7 +63,7 @@ def mooncake(record: Record) -> Iterator[Asked]:
     size = None if said is None else int(said)
     turn = number(record, ["turn"])
     yield Asked(
-        prompt=BlockIds(_ids(record), needed(record, INPUT, 1), size),
+        prompt=BlockIds(_ids(record), needed(record, INPUT, 1, MOST_TOKENS), size),
         time=time_ms(record, 1),
         delay=delay_ms(record),
         output_tokens=output_tokens(record),
@@ -80,7 +81,7 @@ def bailian(record: Record) -> Iterator[Asked]:
     """
     turn = number(record, ["turn"])
     yield Asked(
-        prompt=BlockIds(_ids(record), needed(record, INPUT, 1)),
+        prompt=BlockIds(_ids(record), needed(record, INPUT, 1, MOST_TOKENS)),
         time=time_ms(record, 1e3),
         output_tokens=output_tokens(record),
         session=needed(record, ["chat_id"]),

@@ -57,6 +57,14 @@ def test_gain_is_paired_by_seed_and_measured_against_the_optimum() -> None:
     assert table.loc["lru", "points_over_lru"] == 0
 
 
+def test_gain_needs_no_bounds() -> None:
+    rates = {"lru": 0.2, "arc": 0.3}
+    cells = _cells([{"policy": name, "seed": 1, "hit_rate": rate} for name, rate in rates.items()])
+    arc = policies.compare(cells, []).set_index("policy").loc["arc"]
+    assert arc["points_over_lru"] == pytest.approx(10)
+    assert pd.isna(arc["gap_closed"])
+
+
 def test_nothing_to_compare_is_an_empty_table(tmp_path: Path) -> None:
     cells = _cells([{"policy": "lru", "seed": 1, "hit_rate": 0.2, "valid": False}])
     table = policies.compare(cells, [])

@@ -63,3 +63,14 @@ def test_what_is_missing_is_named_and_nothing_is_replaced(ran: Results, tmp_path
     with pytest.raises(HarnessError, match=r"requests\.parquet: not readable"):
         reference.write(tmp_path / "ran.yaml", ran.folder, kept)
     assert not list(kept.iterdir())
+
+
+def test_of_a_map_its_tables_are_kept(ran: Results, tmp_path: Path) -> None:
+    content = yaml.safe_load((tmp_path / "ran.yaml").read_text()) | {"map": {}}
+    (tmp_path / "ran.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(HarnessError, match=r"map\.csv: not readable"):
+        reference.write(tmp_path / "ran.yaml", ran.folder, tmp_path / "kept")
+    (ran.folder / "map.csv").write_text("kind\n")
+    reference.write(tmp_path / "ran.yaml", ran.folder, tmp_path / "kept")
+    files = {path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()}
+    assert files == {"config.yaml", "cells.csv", "policies.csv", "policies.md", "map.csv"}

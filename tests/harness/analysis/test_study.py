@@ -4,12 +4,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support import maps as made_up
 from support.results import measured, record
 
 from harness import config
 from harness.analysis import study
 from harness.analysis.results import Results
-from harness.analysis.traffic import Traffic
 from harness.cell import CellSpec
 from harness.config import Config
 from harness.measure.records import RequestRecord
@@ -23,23 +23,7 @@ _STUDY = {
     "ms_per_token": 1,
     "ttft_from": "a line",
 }
-_TRAFFIC = Traffic(
-    name="mine",
-    block_size=16,
-    requests=_N,
-    prompt_tokens=100 * _N,
-    sessions=None,
-    span_s=None,
-    lookups=6 * _N,
-    distinct_blocks=9,
-    seen_before=0.9,
-    used_once=0.5,
-    longest_tokens=112,
-    working_set_tokens=128_000,
-    distances=[],
-    uses=[(1.0, 1.0)],
-    turns=[],
-)
+_TRAFFIC = made_up.traffic()
 # Cached tokens of fifty requests, by policy and cache size; of the next fifty, half of it.
 _HITS = {
     ("lru", 16_000): 20,
@@ -114,6 +98,35 @@ def test_lru_may_be_the_answer(root: Path, tmp_path: Path) -> None:
     assert "LRU hits 30.0 %" in found.sentences[0]
     assert "ARC, changes the hit rate by \N{MINUS SIGN}7.5 points" in found.sentences[1]
     assert len(found.sentences) == 3
+
+
+def test_policies_that_hit_the_same_are_none_to_change_for(root: Path, tmp_path: Path) -> None:
+    hits = {("lru", 32_000): 40, ("arc", 32_000): 40, ("slru", 32_000): 40}
+    found, _ = study.answer(_results(root, tmp_path, hits), _TRAFFIC)
+    assert found.policy == "lru"
+    assert "of all prompt tokens, as do all 3 policies; the offline optimum" in found.sentences[0]
+    assert found.sentences[1].startswith("So no other policy gains anything over LRU here")
+    hits[("slru", 32_000)] = 30
+    found, _ = study.answer(_results(root, tmp_path / "other", hits), _TRAFFIC)
+    assert found.policy == "lru"
+    assert "the most of 3 policies; next is ARC" in found.sentences[0]
+
+
+def test_says_where_on_the_map_it_is_if_there_is_one(root: Path, tmp_path: Path) -> None:
+    found, _ = study.answer(_results(root, tmp_path), _TRAFFIC, made_up.table())
+    assert len(found.sentences) == 4
+    assert found.sentences[3].startswith("On the map of documents, where this cache is 0.25 of")
+
+
+def test_interval_that_goes_below_lrus_smallest_cache_says_so(root: Path, tmp_path: Path) -> None:
+    results = _results(root, tmp_path)
+    _, table = study.answer(results, _TRAFFIC)
+    rows = table[table["cache_tokens"] == 32_000].set_index("policy").to_dict("index")
+    own = {policy: {str(key): value for key, value in rows[policy].items()} for policy in rows}
+    own["arc"]["lru_tokens_low"] = 0.0
+    assert results.config.study is not None
+    _, needs = study._worth(results.config.study, own, "arc", [16_000, 128_000])
+    assert "would need 64,000 tokens [under 16,000 to " in needs
 
 
 def test_what_is_written_is_read(root: Path, tmp_path: Path) -> None:

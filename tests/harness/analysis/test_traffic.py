@@ -55,6 +55,31 @@ def test_sessions_are_counted_where_all_requests_name_one() -> None:
     assert "3 requests in 2 sessions over 2 s" in found.sentence
 
 
+def test_live_sessions_are_those_that_come_again() -> None:
+    # A's two requests of 1 and 3 blocks, then a third; B once; C's first and last is the last.
+    requests = [[(0, 1)], [(50, 9)], [(0, 3)], [(0, 4)], [(90, 9)]]
+    found = traffic.measure(_workload(*requests, sessions=[1, 2, 1, 1, 3]))
+    assert found.live_sessions == pytest.approx(3 / 5)
+    assert found.live_tokens == pytest.approx((1 + 1 + 3) * _SIZE / 5)
+    without = traffic.measure(_workload(*requests))
+    assert (without.live_sessions, without.live_tokens) == (None, None)
+    # What warms the cache is not counted, but what it began goes on.
+    workload = _workload(*requests, sessions=[1, 2, 1, 1, 3])
+    header = workload.header.model_copy(update={"warm_up": 2})
+    warmed = traffic.measure(BlockWorkload(header, workload.requests))
+    assert warmed.live_sessions == pytest.approx(1 / 3)
+
+
+def test_skew_is_of_what_is_asked_for_at_a_time() -> None:
+    # Of ten blocks, one gets half of the look-ups, another one in each window.
+    window = traffic.WINDOW // 2
+    often = [[[(10 * w, 1)], [(10 * w + 1 + i % 9, 1)]] for w in (0, 1) for i in range(window)]
+    found = traffic.measure(_workload(*(run for pair in often for run in pair)))
+    assert found.top_tenth == pytest.approx(0.5)
+    even = traffic.measure(_workload(*([(i % 10, 1)] for i in range(100))))
+    assert even.top_tenth == pytest.approx(0.1)
+
+
 def test_cache_sizes_are_from_one_request_to_all() -> None:
     found = traffic.measure(_workload(*([(100 * i, 100)] for i in range(100))))
     sizes = traffic.cache_sizes(found, 10**9)

@@ -103,6 +103,8 @@ def test_small_times_of_bailian_are_in_seconds() -> None:
     [
         ({"input_length": None}, "input_length: missing; the record has timestamp, input_length"),
         ({"input_length": 0}, "input_length: 0 where a whole number of 1 or more is due"),
+        ({"input_length": 10**30}, "input_length: 1000.* where no more than 10,000,000 is due"),
+        ({"output_length": 10**30}, "output_length: 1000.* where no more than 10,000,000 is due"),
         ({"input_length": "many"}, "input_length: 'many' where a whole number"),
         ({"hash_ids": None}, "hash_ids: missing"),
         ({"hash_ids": 7}, "hash_ids: 7 where a list of ids is due"),
