@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from harness import config as configs
-from harness import kvcache, patching, porting, runlock
+from harness import kvcache, nvidia, patching, porting, runlock
 from harness import model as models
 from harness import workload as workloads
 from harness.analysis import tables
@@ -538,8 +538,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     specs = _group(configs.load(arguments.config), arguments.group)
     workload = workload_file.read(arguments.workload)
     kinds = [registry.ENGINES[spec.engine] for spec in specs.values()]
-    absent = next((kind for kind in kinds if not kind.is_installed), None)
-    if missing := workload.header.missing or (absent and absent.missing):
+    lacking = (registry.ENGINES[spec.engine].lacks(spec.tier) for spec in specs.values())
+    if missing := workload.header.missing or next(filter(None, lacking), None):
         print(f"warning: {arguments.group}: not run: {missing}", file=sys.stderr)
         supervisor.write_not_run(specs, missing, arguments.output)
         return
@@ -573,6 +573,11 @@ def _measure(arguments: argparse.Namespace) -> None:
             raise HarnessError(f"cell {spec.id}: engine {spec.engine} needs --engine-tree")
         if spec.tier == "replay":
             _blocks(workload, arguments.workload, spec.block_size)
+        if spec.tier == "gpu" and not nvidia.gpus():
+            raise HarnessError(
+                f"cell {spec.id}: tier gpu needs an NVIDIA GPU, and nvidia-smi tells of none that "
+                f"could be used here; `harness check-gpu {arguments.config}` says what is there"
+            )
     supervisor.run(
         specs,
         model=arguments.model,

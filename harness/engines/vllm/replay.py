@@ -28,6 +28,7 @@ from harness.engines.base import (
     Counters,
     max_batched_tokens,
 )
+from harness.engines.vllm import device
 from harness.engines.vllm.blocks import RESERVED_BLOCKS, BlockHits
 from workloads.file import BlockRequest, BlockWorkload, longest
 
@@ -88,6 +89,7 @@ class Replay:
     ) -> None:
         self._block_size = block_size
         self._num_requests = 0
+        device.name_one()
         chosen = {} if policy is None else {"prefix_cache_eviction_policy": policy}
         config = EngineArgs(
             model=model,
