@@ -84,6 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("config", type=Path)
     check.set_defaults(run=_check)
 
+    gpu = commands.add_parser(
+        "check-gpu", help="check that this machine is fit for a config's cells on a GPU"
+    )
+    gpu.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+    gpu.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="of the card that is meant, where there is none here to ask",
+    )
+    gpu.set_defaults(run=_check_gpu)
+
     schema = commands.add_parser("schema", help="print the JSON schema of a config")
     schema.set_defaults(run=_schema)
 
@@ -284,6 +296,24 @@ def _check(arguments: argparse.Namespace) -> None:
         for name in specs:
             if name != ".":
                 print(f"  {name}")
+
+
+def _check_gpu(arguments: argparse.Namespace) -> None:
+    from harness import check_gpu
+
+    rows = check_gpu.run(
+        arguments.config,
+        card_gib=arguments.memory,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    for line in check_gpu.lines(rows):
+        print(line)
+    failed = [row.check for row in rows if row.outcome == "failed"]
+    left = [row.check for row in rows if row.outcome == "not checked"]
+    if left:
+        print(f"not checked here: {', '.join(left)}")
+    if failed:
+        raise HarnessError(f"this machine is not fit for {arguments.config}: {', '.join(failed)}")
 
 
 def _schema(arguments: argparse.Namespace) -> None:

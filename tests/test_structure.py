@@ -22,7 +22,7 @@ _FLOORS = (
     {"harness.load"},
     {"harness.measure"},
     {"harness.analysis"},
-    {"figures", "harness.bench", "harness.study"},
+    {"figures", "harness.bench", "harness.study", "harness.check_gpu"},
     {"harness.cli", "harness.__main__"},
 )
 

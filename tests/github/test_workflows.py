@@ -81,7 +81,7 @@ def test_night_runs_commands_that_there_are(root: Path) -> None:
     assert {spec.tier for spec in config.load(root / file).cells.values()} == {"gpu"}
 
     harness = _commands("nightly-gpu", ".venv/bin/harness")
-    assert [arguments[0] for arguments in harness] == ["claims", "gate"]
+    assert [arguments[0] for arguments in harness] == ["check-gpu", "claims", "gate"]
     for arguments in harness:
         cli._parser().parse_args(arguments)
     history, png = _PLACES["$HISTORY"], f"{_PLACES['$RESULTS']}/trend.png"

@@ -57,6 +57,19 @@ def test_gain_is_paired_by_seed_and_measured_against_the_optimum() -> None:
     assert table.loc["lru", "points_over_lru"] == 0
 
 
+def test_workload_without_data_leaves_the_others_numbers(tmp_path: Path) -> None:
+    cells = _cells([{"policy": name, "seed": 1, "hit_rate": 0.2} for name in ("lru", "arc")])
+    nothing = tmp_path / "bounds.csv"
+    header = Header(
+        content="blocks", name="v", seed=1, block_size=16, requests=0, params={}, missing="x"
+    )
+    policies.write_bounds(
+        BlockWorkload(header, ()), None, [100], rivals=False, path=nothing, report=print
+    )
+    table = policies.compare(cells, [policies.read_bounds(nothing), _BOUNDS[:1]])
+    assert table.set_index("policy").loc["arc", "lru_tokens"] == 1600
+
+
 def test_nothing_to_compare_is_an_empty_table(tmp_path: Path) -> None:
     cells = _cells([{"policy": "lru", "seed": 1, "hit_rate": 0.2, "valid": False}])
     table = policies.compare(cells, [])
