@@ -158,7 +158,8 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
         cache at which LRU would hit as much (``equivalent``), the geometric mean over these seeds.
 
     """
-    replayed = cells[(cells["tier"] == "replay") & cells["valid"] & (cells["batch_size"] == 1)]
+    of_one = (cells["mode"] == "batch") & (cells["batch_size"] == 1)
+    replayed = cells[(cells["tier"] == "replay") & cells["valid"] & of_one]
     # Another engine's policies have the same names.
     replayed = replayed[replayed["engine"].map(lambda name: ENGINES[name].package) == "vllm"]
     # Of a workload whose data cannot be had there are none, and its columns would not be numbers.

@@ -22,7 +22,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from harness.cell import Batch, CellSpec
+from harness.cell import Batch, CellSpec, Fleet
 from harness.engines.base import (
     Completion,
     Counters,
@@ -203,7 +203,7 @@ class ReplayEngine:
     """
 
     def __init__(self, spec: CellSpec, model: str, workload: BlockWorkload) -> None:
-        assert isinstance(spec.load, Batch)
+        assert isinstance(spec.load, Batch | Fleet)
         self.version, self.imported_from = vllm.__version__, str(vllm.__file__)
         most = longest(workload.requests)
         self._replay = Replay(

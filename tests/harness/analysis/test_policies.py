@@ -13,7 +13,7 @@ from workloads.file import BlockRequest, BlockWorkload, Header
 
 def _cells(rows: list[dict[str, Any]]) -> pd.DataFrame:
     always: dict[str, Any] = {"tier": "replay", "engine": "replay", "workload": "w"}
-    always |= {"batch_size": 1, "cache_tokens": 1600}
+    always |= {"mode": "batch", "batch_size": 1, "cache_tokens": 1600}
     return pd.DataFrame(
         [always | {"valid": True, "hit_rate_per_block": row["hit_rate"]} | row for row in rows]
     )
