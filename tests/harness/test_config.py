@@ -107,7 +107,7 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         (
             "experiments.one.policies",
             ["mru"],
-            r"policies.0: Input should be 'lru', 'dbl', 'arc', 'slru' or 's3fifo', not 'mru'",
+            r"policies.0: Input should be 'lru', 'dbl', 'arc', 'slru', 's3fifo' or 'alrfu', not 'mru'",
         ),
         ("experiments.one.cache_tokens", [5000], r"5000 tokens are less than one request"),
         ("experiments.one.workload", "other", r"'other' is none of the workloads"),
@@ -117,7 +117,7 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ("experiments", {}, r"at least one experiment"),
         ("experiments.one.engine", "replay", r"engine replay does not run in tier cpu"),
         ("experiments.one.engine", "sglang-replay", r"sglang-replay does not run in tier cpu"),
-        ("experiments.one.policies", ["s3fifo", "LRU"], r"'slru' or 's3fifo', not 'LRU'"),
+        ("experiments.one.policies", ["s3fifo", "LRU"], r"'s3fifo' or 'alrfu', not 'LRU'"),
         ("experiments.one.tier", "gpu", r"'gpu' is none of the tiers of this config \(cpu\)"),
         ("tiers.cpu.block_size", 16, r"tiers.cpu.block_size: 16: .* multiples of 32"),
         ("tiers.cpu.block_size", "x", r"tiers.cpu.block_size: .*not 'x'"),
@@ -146,7 +146,7 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ("tiers.cpu.scale", 2, r"scale: .* less than or equal to 1, not 2"),
         ("workloads.docqa-quality.corpus", "none.jsonl", r"no such file or data set: none.jsonl"),
         ("workloads.docqa-quality.kind", "chat", r"'docqa', 'trace', 'sharegpt'"),
-        ("experiments.one.loads", [{"mode": "later"}], r"loads.*'batch-http', 'open-loop'"),
+        ("experiments.one.loads", [{"mode": "later"}], r"loads.*'batch-http', 'fleet', 'open-loop'"),
         (
             "experiments.one.loads",
             [{"mode": "open-loop", "arrivals": "gamma", "request_rate": 1}],
