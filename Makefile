@@ -26,7 +26,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda env-sglang env-sglang-cuda figures claims study smoke figures-from-reference data test bench test-upstream lint format lock patches port versions clean
+.PHONY: help env env-cuda env-sglang env-sglang-cuda check-gpu figures claims study smoke figures-from-reference data test bench test-upstream lint format lock patches port versions clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -45,6 +45,10 @@ env-sglang-cuda: ## The same for an NVIDIA GPU
 
 # A config that names SGLang needs its environment, too.
 NEEDED = env $(if $(shell grep -s "engine: *sglang" "$(CONFIG)"),env-sglang)
+
+# The paper's own setting, if no config is named.
+check-gpu: env ## Check that this machine is fit for cells on a GPU (CONFIG=config/paper.yaml, MEMORY=79.6 of a card that is not here)
+	$(IN_ENV) harness check-gpu $(if $(filter file,$(origin CONFIG)),,"$(CONFIG)") $(if $(MEMORY),--memory $(MEMORY))
 
 figures: $(NEEDED) ## Run every experiment, draw every figure, judge every claim (CONFIG=config/cpu.yaml, CORES=all)
 	$(IN_ENV) snakemake figures --cores $(CORES) --configfile "$(CONFIG)"

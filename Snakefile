@@ -95,6 +95,12 @@ def replay_threads(group):
     return max(1, min(len(GROUPS[group]), (workflow.cores or 1) // len(REPLAY_GROUPS)))
 
 
+def lacking(group):
+    """What the engines of a group of cells lack here."""
+    found = {ENGINES[cell.engine].lacks(cell.tier) for cell in GROUPS[group]}
+    return sorted(filter(None, found))
+
+
 def is_gpu(wildcards):
     return GROUPS[wildcards.group][0].tier == "gpu"
 
@@ -226,10 +232,11 @@ rule engines:
     params:
         config=CONFIG_FILE,
         model=lambda wildcards, input: input.model or GROUPS[wildcards.group][0].model,
-        # So that a changed cell is measured anew.
+        # So that a changed cell is measured anew, and one that could not be measured.
         specs=lambda wildcards: [
             spec.model_dump_json() for spec in GROUPS[wildcards.group]
         ],
+        lacking=lambda wildcards: lacking(wildcards.group),
         tree=lambda wildcards, input: (
             f"--engine-tree {input.tree}" if input.tree else ""
         ),

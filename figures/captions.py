@@ -8,7 +8,7 @@ import pandas as pd
 from figures import style
 from figures.catalogue import Entry
 from harness.analysis.results import Results
-from harness.cell import ClosedLoop, Load, OpenLoop, Tier
+from harness.cell import ClosedLoop, Fleet, Load, OpenLoop, Tier
 from harness.engines import registry
 from workloads.docqa import SYNTHETIC, DocQA
 from workloads.sharegpt import ShareGPT
@@ -64,6 +64,9 @@ def load(params: Load) -> str:
             f"closed loop, {params.users} users who {reading}think for "
             f"{params.think_time_mean:g} s on average"
         )
+    if isinstance(params, Fleet):
+        together = f", batches of {params.batch_size}" if params.batch_size > 1 else ""
+        return f"{params.engines} engines behind a router, {params.router}{together}"
     if not isinstance(params, OpenLoop):
         return (
             f"batches of {params.batch_size}" if params.batch_size > 1 else "one request at a time"

@@ -147,6 +147,14 @@ FIGURES = {
         (_QUALITY, _BAILIAN, _SHAREGPT, _MOONCAKE),
         policy="arc",
     ),
+    "fleet": Entry(
+        "Fleets: several engines behind a router",
+        "fleet",
+        "replay",
+        (_QUALITY, _SHAREGPT),
+        ("fleet",),
+        loads=2,
+    ),
     "online-ttft": Entry(
         "Online traffic: distribution of TTFT",
         "onlinettft",

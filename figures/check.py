@@ -11,7 +11,10 @@ from pathlib import Path
 
 from figures import catalogue, saved
 from harness import config as configs
+from harness.analysis import tables
+from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
+from harness.measure.records import NOT_RUN
 
 
 def main() -> int:
@@ -21,10 +24,13 @@ def main() -> int:
         run = configs.load(config)
         names = catalogue.names(run)
         figures = {name: saved.read(folder / "figures" / f"{name}.png") for name in names}
+        not_run = set(tables.read_cells(folder / "cells.csv")["invalid_reason"])
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    missing = {kind.missing for kind in run.kinds if not kind.is_installed}
+    lacking = {ENGINES[cell.engine].lacks(cell.tier) for cell in run.cells.values()}
+    # Results that came from elsewhere may be whole.
+    missing = [reason for reason in lacking if f"{NOT_RUN}: {reason}" in not_run]
     for reason in missing:
         print(f"error: not all was run: {reason}, then run this again", file=sys.stderr)
     reasons = [

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 Tier = Literal["replay", "cpu", "gpu"]
-Mode = Literal["batch", "batch-http", "open-loop", "closed-loop"]
+Mode = Literal["batch", "batch-http", "fleet", "open-loop", "closed-loop"]
 
 
 class _Load(BaseModel):
@@ -44,6 +44,22 @@ class BatchHTTP(_Batches):
     """Batches sent to a server."""
 
     mode: Literal["batch-http"]
+
+
+class Fleet(_Batches):
+    """Batches shared out among several engines in process, by a router."""
+
+    mode: Literal["fleet"]
+    batch_size: PositiveInt = Field(1, le=65_536, description="requests that come together")
+    engines: PositiveInt = Field(le=1024, description="each with a cache of the cell's size")
+    router: Literal["round-robin", "session", "prefix-aware", "cache-aware", "scored"] = Field(
+        description="which engine gets a request: harness/engines/routers.py has the rules"
+    )
+
+    @property
+    def label(self) -> str:
+        """How the names of cells say it."""
+        return f"{self.batch_size}-{self.router}-x{self.engines}"
 
 
 class OpenLoop(_Load):
@@ -146,7 +162,7 @@ class ClosedLoop(_Load):
         return f"-u{self.users}-t{self.think_time_mean:g}"
 
 
-Load = Annotated[Batch | BatchHTTP | OpenLoop | ClosedLoop, Field(discriminator="mode")]
+Load = Annotated[Batch | BatchHTTP | Fleet | OpenLoop | ClosedLoop, Field(discriminator="mode")]
 
 
 def columns(load: Load) -> dict[str, Any]:

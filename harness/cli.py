@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from harness import config as configs
-from harness import kvcache, patching, porting, runlock
+from harness import kvcache, nvidia, patching, porting, runlock
 from harness import model as models
 from harness import workload as workloads
 from harness.analysis import tables
@@ -83,6 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check a config and list its groups of cells")
     check.add_argument("config", type=Path)
     check.set_defaults(run=_check)
+
+    gpu = commands.add_parser(
+        "check-gpu", help="check that this machine is fit for a config's cells on a GPU"
+    )
+    gpu.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+    gpu.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="of the card that is meant, where there is none here to ask",
+    )
+    gpu.set_defaults(run=_check_gpu)
 
     schema = commands.add_parser("schema", help="print the JSON schema of a config")
     schema.set_defaults(run=_schema)
@@ -295,6 +307,24 @@ def _check(arguments: argparse.Namespace) -> None:
         for name in specs:
             if name != ".":
                 print(f"  {name}")
+
+
+def _check_gpu(arguments: argparse.Namespace) -> None:
+    from harness import check_gpu
+
+    rows = check_gpu.run(
+        arguments.config,
+        card_gib=arguments.memory,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    for line in check_gpu.lines(rows):
+        print(line)
+    failed = [row.check for row in rows if row.outcome == "failed"]
+    left = [row.check for row in rows if row.outcome == "not checked"]
+    if left:
+        print(f"not checked here: {', '.join(left)}")
+    if failed:
+        raise HarnessError(f"this machine is not fit for {arguments.config}: {', '.join(failed)}")
 
 
 def _schema(arguments: argparse.Namespace) -> None:
@@ -568,8 +598,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     specs = _group(configs.load(arguments.config), arguments.group)
     workload = workload_file.read(arguments.workload)
     kinds = [registry.ENGINES[spec.engine] for spec in specs.values()]
-    absent = next((kind for kind in kinds if not kind.is_installed), None)
-    if missing := workload.header.missing or (absent and absent.missing):
+    lacking = (registry.ENGINES[spec.engine].lacks(spec.tier) for spec in specs.values())
+    if missing := workload.header.missing or next(filter(None, lacking), None):
         print(f"warning: {arguments.group}: not run: {missing}", file=sys.stderr)
         supervisor.write_not_run(specs, missing, arguments.output)
         return
@@ -603,6 +633,11 @@ def _measure(arguments: argparse.Namespace) -> None:
             raise HarnessError(f"cell {spec.id}: engine {spec.engine} needs --engine-tree")
         if spec.tier == "replay":
             _blocks(workload, arguments.workload, spec.block_size)
+        if spec.tier == "gpu" and not nvidia.gpus():
+            raise HarnessError(
+                f"cell {spec.id}: tier gpu needs an NVIDIA GPU, and nvidia-smi tells of none that "
+                f"could be used here; `harness check-gpu {arguments.config}` says what is there"
+            )
     supervisor.run(
         specs,
         model=arguments.model,

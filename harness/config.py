@@ -135,8 +135,13 @@ class Experiment(_Section):
             )
         if self.tier not in kind.tiers:
             raise ValueError(f"engine {kind.name} does not run in tier {self.tier}")
-        if self.tier == "replay" and any(load.mode != "batch" for load in self.loads):
-            raise ValueError("tier replay has no clock and no server: its only mode is batch")
+        modes = {load.mode for load in self.loads}
+        if self.tier == "replay" and not modes <= {"batch", "fleet"}:
+            raise ValueError(
+                "tier replay has no clock and no server: its only modes are batch and fleet"
+            )
+        if self.tier != "replay" and "fleet" in modes:
+            raise ValueError("a fleet is of tier replay: one machine has no more than one engine")
         if kind.name == "sglang-replay" and any(load != Batch(batch_size=1) for load in self.loads):
             raise ValueError("engine sglang-replay replays one request at a time: batch_size 1")
         if self.tier == "replay" and self.repeats > 1:
@@ -312,10 +317,12 @@ class Config(_Section):
 
     @property
     def replayed(self) -> dict[tuple[str, int], list[int]]:
-        """The cache sizes, in blocks, of each workload of tier replay and each of its seeds."""
+        """The cache sizes of one engine, in blocks, of each workload of tier replay and each of
+        its seeds.
+        """
         sizes: dict[tuple[str, int], set[int]] = {}
         for cell in self.cells.values():
-            if cell.tier == "replay":
+            if cell.tier == "replay" and cell.load.mode == "batch":
                 sizes.setdefault((cell.workload, cell.seed), set()).add(cell.cache_blocks)
         return {key: sorted(of_key) for key, of_key in sizes.items()}
 

@@ -1,4 +1,4 @@
-"""How many bytes of KV cache a token takes, by model."""
+"""How many bytes of KV cache a token takes, and how many a model's weights, by model."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,13 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Size(NamedTuple):
-    """A model by the name that it is called here, and the bytes of its KV cache a token."""
+    """A model by the name that it is called here, the bytes of its KV cache a token, and those of
+    its weights, where they are known.
+    """
 
     model: str
     bytes_per_token: float
+    weights: float | None = None
 
 
 # Layers, KV heads, head size: of the models' public config.json (num_hidden_layers,
@@ -28,6 +31,7 @@ _HEADS = {
     "Phi-4": (40, 10, 128),
     "Qwen2.5-7B": (28, 4, 128),
     "Qwen2.5-72B": (80, 8, 128),
+    "Qwen3-4B": (36, 8, 128),
     "Qwen3-8B": (36, 8, 128),
     "Qwen3-14B": (40, 8, 128),
     "Qwen3-32B": (64, 8, 128),
@@ -35,21 +39,24 @@ _HEADS = {
     "Qwen3-235B-A22B": (94, 4, 128),
 }
 _LATENT = {"DeepSeek-V3": (61, 512 + 64)}
+# Of the models that shipped configs name on a GPU: parameters, as their pages count them.
+_WEIGHTS = {"Qwen3-4B": 2 * 4_022_468_096, "Qwen3-14B": 2 * 14_768_307_200}
 # The paper's.
 DEFAULT = "Qwen3-14B"
 
 MODELS = {
-    name: Size(name, 2 * layers * heads * head * 2)
+    name: Size(name, 2 * layers * heads * head * 2, _WEIGHTS.get(name))
     for name, (layers, heads, head) in _HEADS.items()
 } | {name: Size(name, layers * values * 2) for name, (layers, values) in _LATENT.items()}
 
 
-def of_model(model: str) -> Size:
+def of_model(model: str, dtype: str = "auto") -> Size:
     """Return the size of a model's KV cache.
 
     Args:
         model: One of ``MODELS``, in any case and with or without its owner; a model's folder or
             config.json.
+        dtype: What an engine runs it in; ``auto``: the model's own.
 
     Raises:
         HarnessError: if it is none of these, or its config does not say.
@@ -57,25 +64,27 @@ def of_model(model: str) -> Size:
     """
     path = Path(model)
     if path.is_dir() or path.suffix == ".json":
-        return _of_config(path / "config.json" if path.is_dir() else path)
+        return _of_config(path / "config.json" if path.is_dir() else path, dtype)
     name = model.rpartition("/")[2].lower().removesuffix("-instruct")
     for known in MODELS.values():
         if known.model.lower() == name:
-            return known
+            wider = _BYTES.get(dtype, 2) / 2
+            weights = known.weights and wider * known.weights
+            return Size(known.model, wider * known.bytes_per_token, weights)
     raise HarnessError(
         f"model {model}: its KV cache is not known here; name one of {', '.join(MODELS)}, or the "
         "folder or config.json of another"
     )
 
 
-def _of_config(path: Path) -> Size:
+def _of_config(path: Path, dtype: str) -> Size:
     try:
         config: dict[str, Any] = json.loads(path.read_text())
         # Of a model that sees, too.
         config = {**config, **config.get("text_config", {})}
         layers = int(config["num_hidden_layers"])
-        dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
-        width = _BYTES[dtype.removeprefix("torch.")]
+        own = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
+        width = _BYTES[own.removeprefix("torch.") if dtype == "auto" else dtype]
         name = path.resolve().parent.name
         if "kv_lora_rank" in config:
             values = int(config["kv_lora_rank"]) + int(config["qk_rope_head_dim"])

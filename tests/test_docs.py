@@ -28,6 +28,7 @@ _YOURS = ("config/yours.yaml",)
 # `smoke`, which it runs under another name.
 _NOT_IN_CI = {
     "bench",
+    "check-gpu",
     "test-upstream",
     "env-cuda",
     "env-sglang-cuda",

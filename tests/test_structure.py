@@ -8,14 +8,21 @@ from pathlib import Path
 _FLOORS = (
     {"harness.cell", "harness.errors", "harness.policies", "harness.turns", "harness.disturbance"},
     {"workloads"},
-    {"harness.git", "harness.processes", "harness.runlock", "harness.model", "harness.kvcache"},
+    {
+        "harness.git",
+        "harness.processes",
+        "harness.runlock",
+        "harness.model",
+        "harness.kvcache",
+        "harness.nvidia",
+    },
     {"harness.patching", "harness.porting", "harness.upstream"},
     {"harness.engines"},
     {"harness.configfile", "harness.config", "harness.workload"},
     {"harness.load"},
     {"harness.measure"},
     {"harness.analysis"},
-    {"figures", "harness.bench", "harness.study"},
+    {"figures", "harness.bench", "harness.study", "harness.check_gpu"},
     {"harness.cli", "harness.__main__"},
 )
 

@@ -159,10 +159,13 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
         mean over these seeds.
 
     """
-    replayed = cells[(cells["tier"] == "replay") & cells["valid"] & (cells["batch_size"] == 1)]
+    of_one = (cells["mode"] == "batch") & (cells["batch_size"] == 1)
+    replayed = cells[(cells["tier"] == "replay") & cells["valid"] & of_one]
     # Another engine's policies have the same names.
     replayed = replayed[replayed["engine"].map(lambda name: ENGINES[name].package) == "vllm"]
-    rows = pd.concat([replayed.assign(kind="engine"), *bounds], join="inner", ignore_index=True)
+    # Of a workload whose data cannot be had there are none, and its columns would not be numbers.
+    found = [table for table in bounds if not table.empty]
+    rows = pd.concat([replayed.assign(kind="engine"), *found], join="inner", ignore_index=True)
     at = ["workload", "cache_tokens", "seed"]
     engine = rows[rows["kind"] == "engine"]
     lru = engine[engine["policy"] == "lru"].set_index(at)["hit_rate"]

@@ -52,7 +52,7 @@ def write(config: Path, folder: Path, reference: Path) -> None:
             requests = found.read_table(cell, REQUESTS).drop(columns=_NOT_READ)
             _write(requests, to / REQUESTS)
         is_drawn = cell["mode"] == "open-loop" or (
-            cell["tier"] == "replay" and cell["batch_size"] == 1
+            cell["tier"] == "replay" and cell["mode"] == "batch" and cell["batch_size"] == 1
         )
         if cell["policy"] in _DRAWN and is_drawn:
             telemetry = found.telemetry(cell)

@@ -132,7 +132,8 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
             if key.endswith("_ttft_ms")
         }
     row = {column: summary.get(key) for column, key in keys.items()}
-    at_papers_size = summary["scale"] == 1 and summary["batch_size"] == 1
+    is_papers_load = summary["mode"] == "batch" and summary["batch_size"] == 1
+    at_papers_size = summary["scale"] == 1 and is_papers_load
     if summary["tier"] == "replay" and summary["valid"] and at_papers_size:
         model = costmodel.of_paper(summary["workload"])
         if model is not None:

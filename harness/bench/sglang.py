@@ -67,8 +67,8 @@ def run(build: Path, output: Path) -> list[Result]:
 
     """
     kind = registry.ENGINES["sglang-replay"]
-    if not kind.is_installed:
-        process.report(f"{kind.missing}: its results are left out")
+    if lacking := kind.lacks("replay"):
+        process.report(f"{lacking}: its results are left out")
         return []
     engine_tree = build / "sglang"
     patching.ensure(patching.find_series(folder=patching.PATCHES.with_name("sglang")), engine_tree)

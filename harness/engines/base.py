@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from harness import patching
 from harness.cell import Tier
 from workloads.file import Request
 
@@ -14,6 +15,8 @@ from workloads.file import Request
 _MIN_BATCHED_TOKENS = 8192
 _WARM_UP_REQUESTS = 3
 _ROOT = Path(__file__).parents[2]
+# What the engine of a tier has to be built for.
+_DEVICES = {"cpu": "CPUs", "gpu": "CUDA"}
 
 
 def max_batched_tokens(max_model_len: int) -> int:
@@ -56,10 +59,28 @@ class Kind:
         """Whether there is such an interpreter."""
         return Path(self.python).exists()
 
-    @property
-    def missing(self) -> str:
-        """What to say where there is none."""
-        return f"{self.project}'s environment, {self.venv}, is not there; `make env-{self.package}`"
+    def lacks(self, tier: Tier) -> str | None:
+        """Say what it lacks here to run in a tier, and what to do; None if nothing.
+
+        Whether there is a GPU is another question: another node of a cluster may have one.
+        """
+        if not self.is_installed:
+            return (
+                f"{self.project}'s environment, {self.venv}, is not there; "
+                f"`make env-{self.package}`"
+            )
+        if self.venv is None and tier != "replay":
+            is_for_cpus = "cpu" in patching.find_package(self.package).build
+            if is_for_cpus != (tier == "cpu"):
+                found = "the one for CPUs" if is_for_cpus else "another one"
+                make = (
+                    "make env-cuda" if is_for_cpus else "python3.11 env/bootstrap.py --target cpu"
+                )
+                return (
+                    f"tier {tier} needs {self.project}'s build for {_DEVICES[tier]}, and {found} "
+                    f"is installed; `{make}`"
+                )
+        return None
 
 
 R = TypeVar("R", bound=Request, contravariant=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from harness.cell import Batch
+from harness.cell import Batch, Fleet
 from harness.disturbance import Watch
 from harness.engines.base import Completion, Engine
 from harness.turns import Turns
@@ -13,12 +13,12 @@ from workloads.file import Request, Workload
 def drive(
     engine: Engine[Any],
     workload: Workload,
-    load: Batch,
+    load: Batch | Fleet,
     turns: Turns,
     watch: Watch,
     done: Callable[[Sequence[Request], Sequence[Completion]], object],
 ) -> None:
-    """Give an engine in process batch after batch.
+    """Give an engine in process, or a fleet of them, batch after batch.
 
     Args:
         engine: It.

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.cell import Batch, CellSpec
+from harness.cell import Fleet as FleetLoad
 from harness.disturbance import Watch
 from harness.engines import registry
 from harness.engines.base import Completion, Engine
+from harness.engines.fleet import Fleet
 from harness.load import batch
 from harness.measure import records
 from harness.measure.order import WorkerOrder
@@ -49,17 +51,26 @@ def measure(
         else:
             hit_rate = _measure(order, spec, folder, workload, engine, turns, lambda _: None, pulse)
             report(
-                f"{spec.policy}, {spec.cache_tokens} tokens, batch size {spec.load.label}: "
-                f"hit rate {hit_rate:.3f}"
+                f"{spec.policy}, {spec.cache_tokens} tokens, {_said(spec)}: hit rate {hit_rate:.3f}"
             )
+
+
+def _said(spec: CellSpec) -> str:
+    name = "batch size" if spec.load.mode == "batch" else spec.load.mode
+    return f"{name} {spec.load.label}"
 
 
 def _start(spec: CellSpec, model: str, workload: Workload) -> Engine[Any]:
     # Imported here, since that decides on threads and devices, and takes seconds.
     offline = registry.ENGINES[spec.engine].offline
     assert offline is not None
-    engine: Engine[Any] = registry.imported(offline)(spec, model, workload)
-    return engine
+    kind = registry.imported(offline)
+
+    def start() -> Engine[Any]:
+        engine: Engine[Any] = kind(spec, model, workload)
+        return engine
+
+    return Fleet(spec, start) if spec.load.mode == "fleet" else start()
 
 
 def _measure(
@@ -95,7 +106,7 @@ def _measure(
             hit_rate = hits / sum(r.prompt_tokens for r in rows)
             report(f"{len(rows)}/{len(requests)} requests, hit rate {hit_rate:.3f}")
 
-    assert isinstance(spec.load, Batch)
+    assert isinstance(spec.load, Batch | FleetLoad)
     with turns.take():
         # Back here, all others have started, too.
         turns.offer()

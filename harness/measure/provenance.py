@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from harness import git, patching
+from harness import git, nvidia, patching
 from harness import model as models
 from harness.cell import CellSpec
 from harness.measure.order import WorkerOrder
@@ -54,7 +53,7 @@ def provenance(
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,
-            "gpus": _gpus(),
+            "gpus": [f"{gpu.name}, {gpu.memory >> 20} MiB, {gpu.driver}" for gpu in nvidia.gpus()],
             "system": platform.platform(),
         },
         "python": platform.python_version(),
@@ -74,16 +73,6 @@ def _binaries(order: WorkerOrder, engine_file: str) -> str | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _gpus() -> list[str]:
-    """Return the GPUs with their memory and driver; none where there is no driver."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        run = subprocess.run(query, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return run.stdout.splitlines()
 
 
 def _cpu_model() -> str | None:

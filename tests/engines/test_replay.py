@@ -23,6 +23,14 @@ def _replay(model: Path, policy: str, cache_blocks: int, batch_size: int = 1) ->
     return Replay(str(model), policy, cache_blocks, 16, max_tokens=1024, batch_size=batch_size)
 
 
+def test_needs_no_device(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.platforms import current_platform
+
+    # As where vLLM is built for CUDA and there is no GPU.
+    monkeypatch.setattr(current_platform, "device_type", "")
+    assert _replay(tiny_model, "lru", 20).run([_prompt("a", 1, 2)]) == [0]
+
+
 def test_finds_what_it_cached(tiny_model: Path) -> None:
     replay = _replay(tiny_model, "arc", 20)
     assert replay.run([_prompt("a", 1, 2)]) == [0]

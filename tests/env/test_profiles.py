@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from support import fake_kubernetes, fake_slurm
@@ -20,6 +21,7 @@ from support import fake_kubernetes, fake_slurm
 from harness import config, patching
 
 _PROFILES = "env/profiles"
+_KUBERNETES = "1.34"
 _CONFIG = {
     "name": "test",
     "tiers": {"gpu": {"block_size": 16, "scale": 0.05}},
@@ -95,6 +97,8 @@ def test_kubernetes_gives_a_cell_a_gpu_and_cpus_of_its_own(copy: Path, tmp_path:
         workload, cell = (cluster.container(number) for number in range(2))
         profile = yaml.safe_load((copy / _PROFILES / "kubernetes" / "config.yaml").read_text())
         claim, path = profile["kubernetes-volume-persistent-volumes"].split(":")
+        for job in cluster.jobs:
+            kubernetes_validate.validate(_as_sent(job), _KUBERNETES, strict=True)
         for container in (workload, cell):
             assert container["image"] == profile["container-image"]
             assert {"name": claim, "mountPath": path} in container["volumeMounts"]
@@ -117,6 +121,20 @@ def test_kubernetes_gives_a_cell_a_gpu_and_cpus_of_its_own(copy: Path, tmp_path:
         # The rest is asked for when a pod is left over, or has failed.
         assert allowed - cluster.asked == {("delete", "pods"), ("get", "pods/log")}
         assert cluster.asked <= allowed
+
+
+def _as_sent(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job with the kind that the executor leaves to the address that it is sent to."""
+    return {"apiVersion": "batch/v1", "kind": "Job", **job}
+
+
+def test_manifests_are_of_the_version_that_they_are_written_for(root: Path) -> None:
+    assert f"Kubernetes {_KUBERNETES}" in (root / "env" / "README.md").read_text()
+    for part in _submit(root):
+        kubernetes_validate.validate(part, _KUBERNETES, strict=True)
+        wrong = part | {"metadata": part["metadata"] | {"nmae": "x"}}
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(wrong, _KUBERNETES, strict=True)
 
 
 def _submit(root: Path) -> list[dict[str, Any]]:

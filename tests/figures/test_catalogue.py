@@ -32,7 +32,9 @@ def test_config_has_the_figures_of_its_cells(root: Path) -> None:
     on_sglang = ["fig3-sglang", "fig3-sglang-cpu", "fig3-engines"]
     sglang = config.load(root / "config" / "sglang.yaml")
     assert catalogue.names(sglang) == ["fig3", *on_sglang, "fig7"]
-    apart = [*of_gpus, *more, *on_sglang]
+    fleet = config.load(root / "config" / "fleet.yaml")
+    assert catalogue.names(fleet) == ["fig3", "fig5-sharegpt", "fig7", "fleet"]
+    apart = [*of_gpus, *more, *on_sglang, "fleet"]
     others = [name for name in catalogue.FIGURES if name not in apart]
     assert catalogue.names(cpu) == [*others, "policies"]
     measured = {"figure-3-cpu": cpu.experiments["figure-3-cpu"]}

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,22 @@ def test_workflow_may_do_little_and_ends(name: str) -> None:
             assert step["with"]["persist-credentials"] == "false"
 
 
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
+def test_workflow_is_one_to_githubs_schema(path: Path, tmp_path: Path) -> None:
+    assert _check(path).returncode == 0, _check(path).stdout
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text(path.read_text().replace("runs-on:", "run-on:"))
+    assert "run-on" in _check(wrong).stdout
+
+
+def _check(path: Path) -> "subprocess.CompletedProcess[str]":
+    # The schema comes with the package.
+    command = ["check_jsonschema", "--builtin-schema", "vendor.github-workflows", "--verbose"]
+    return subprocess.run(
+        [sys.executable, "-m", *command, str(path)], capture_output=True, text=True, check=False
+    )
+
+
 def test_ci_is_what_ci_run_does(root: Path) -> None:
     assert set(_read("ci")["on"]) == {"push", "pull_request"}
     assert [step["run"] for step in _job("ci")["steps"] if "run" in step] == [".ci/run"]
@@ -81,7 +99,7 @@ def test_night_runs_commands_that_there_are(root: Path) -> None:
     assert {spec.tier for spec in config.load(root / file).cells.values()} == {"gpu"}
 
     harness = _commands("nightly-gpu", ".venv/bin/harness")
-    assert [arguments[0] for arguments in harness] == ["claims", "gate"]
+    assert [arguments[0] for arguments in harness] == ["check-gpu", "claims", "gate"]
     for arguments in harness:
         cli._parser().parse_args(arguments)
     history, png = _PLACES["$HISTORY"], f"{_PLACES['$RESULTS']}/trend.png"

@@ -157,6 +157,45 @@ def test_engine_whose_environment_is_not_there_is_not_run(
         )
 
 
+def _measure_on_a_gpu(root: Path, tmp_path: Path) -> list[str]:
+    _blocks(tmp_path / "w.jsonl")
+    (tmp_path / "manifest.json").write_text('{"engine": "vllm", "patches_sha256": "x"}')
+    cell = "docqa-quality-batch1-50000-s42-vllm-lru"
+    return [
+        *("measure", str(root / "config" / "nightly.yaml"), cell, "--model", "m"),
+        *("--workload", str(tmp_path / "w.jsonl"), "--engine-tree", str(tmp_path)),
+        *("--output", str(tmp_path / "out")),
+    ]
+
+
+def test_cell_on_a_gpu_is_refused_where_there_is_none(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(base.Kind, "lacks", lambda *_: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(_measure_on_a_gpu(root, tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: cell docqa-quality-batch1-50000-s42-vllm-lru: tier gpu needs an NVIDIA GPU, and "
+        "nvidia-smi tells of none"
+    )
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_cell_whose_tier_the_build_is_not_for_is_not_run(root: Path, tmp_path: Path) -> None:
+    # The tests' own is for CPUs.
+    assert cli.main(_measure_on_a_gpu(root, tmp_path)) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["invalid_reason"] == (
+        "not run: tier gpu needs vLLM's build for CUDA, and the one for CPUs is installed; "
+        "`make env-cuda`"
+    )
+
+
 def _text(path: Path, prompt_tokens: int = 3) -> None:
     from workloads import file
     from workloads.file import Header, TextRequest, TextWorkload

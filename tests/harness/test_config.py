@@ -49,7 +49,8 @@ def test_cells_are_the_product_each_once_at_the_exact_size() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cpu", "smoke", "seeds", "saturation", "paper", "nightly", "versions"]
+    "name",
+    ["cpu", "smoke", "seeds", "saturation", "paper", "gpu-small", "fleet", "nightly", "versions"],
 )
 def test_shipped_configs_are_valid(root: Path, name: str) -> None:
     assert config.load(root / "config" / f"{name}.yaml").name == name
@@ -146,7 +147,7 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ("tiers.cpu.scale", 2, r"scale: .* less than or equal to 1, not 2"),
         ("workloads.docqa-quality.corpus", "none.jsonl", r"no such file or data set: none.jsonl"),
         ("workloads.docqa-quality.kind", "chat", r"'docqa', 'trace', 'sharegpt'"),
-        ("experiments.one.loads", [{"mode": "later"}], r"loads.*'batch-http', 'open-loop'"),
+        ("experiments.one.loads", [{"mode": "later"}], r"loads.*'batch-http', 'fleet'"),
         (
             "experiments.one.loads",
             [{"mode": "open-loop", "arrivals": "gamma", "request_rate": 1}],
@@ -308,8 +309,21 @@ def test_replay_has_no_server() -> None:
         "tier": "replay",
         "loads": [{"mode": "open-loop", "request_rate": 1}],
     }
-    with pytest.raises(HarnessError, match="its only mode is batch"):
+    with pytest.raises(HarnessError, match="its only modes are batch and fleet"):
         config.parse(content, "test")
+
+
+def test_fleet_is_of_tier_replay_and_its_cells_are_named_by_it() -> None:
+    load = {"mode": "fleet", "engines": 4, "router": "session"}
+    content = _changed("experiments.one.loads", [load])
+    with pytest.raises(HarnessError, match="a fleet is of tier replay"):
+        config.parse(content, "test")
+    content["tiers"]["replay"] = {"block_size": 16}
+    content["experiments"]["one"]["tier"] = "replay"
+    parsed = config.parse(content, "test")
+    assert all("-fleet1-session-x4-" in name for name in parsed.cells)
+    # Bounds are of one engine.
+    assert parsed.replayed == {}
 
 
 def test_cells_that_would_share_a_name_are_refused() -> None:

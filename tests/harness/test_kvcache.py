@@ -25,6 +25,17 @@ def test_bytes_are_of_keys_and_values_of_all_layers(tmp_path: Path) -> None:
     assert kvcache.of_model(str(tmp_path)).bytes_per_token == 163_840
 
 
+def test_engine_may_run_it_wider_than_the_model_is(tmp_path: Path) -> None:
+    size = kvcache.of_model("Qwen3-14B", "float32")
+    assert size.bytes_per_token == 2 * 163_840
+    # 14.8 billion parameters of 4 bytes.
+    assert size.weights == pytest.approx(59.07e9, rel=1e-3)
+    keys = {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 8}
+    path = str(_config(tmp_path, **keys, torch_dtype="bfloat16", num_attention_heads=1))
+    assert kvcache.of_model(path, "float32").bytes_per_token == 2 * 2 * 8 * 4
+    assert kvcache.of_model(path).bytes_per_token == 2 * 2 * 8 * 2
+
+
 def test_latent_attention_has_no_heads(tmp_path: Path) -> None:
     path = _config(
         tmp_path, num_hidden_layers=61, kv_lora_rank=512, qk_rope_head_dim=64, dtype="bfloat16"

@@ -22,12 +22,13 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from harness.cell import Batch, CellSpec
+from harness.cell import Batch, CellSpec, Fleet
 from harness.engines.base import (
     Completion,
     Counters,
     max_batched_tokens,
 )
+from harness.engines.vllm import device
 from harness.engines.vllm.blocks import RESERVED_BLOCKS, BlockHits
 from workloads.file import BlockRequest, BlockWorkload, longest
 
@@ -88,6 +89,7 @@ class Replay:
     ) -> None:
         self._block_size = block_size
         self._num_requests = 0
+        device.name_one()
         chosen = {} if policy is None else {"prefix_cache_eviction_policy": policy}
         config = EngineArgs(
             model=model,
@@ -201,7 +203,7 @@ class ReplayEngine:
     """
 
     def __init__(self, spec: CellSpec, model: str, workload: BlockWorkload) -> None:
-        assert isinstance(spec.load, Batch)
+        assert isinstance(spec.load, Batch | Fleet)
         self.version, self.imported_from = vllm.__version__, str(vllm.__file__)
         most = longest(workload.requests)
         self._replay = Replay(

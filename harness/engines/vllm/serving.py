@@ -18,6 +18,11 @@ def main() -> None:
     from vllm.platforms import current_platform
     from vllm.v1.engine import utils
 
+    from harness.engines.vllm import device
+
+    if sys.argv[-1].startswith("--help"):
+        device.name_one()
+
     # As vLLM does on a GPU. On a CPU it would start the engine's process anew, for the number of
     # its threads, which is set here for both; that is half of a server's start.
     if current_platform.is_cpu():

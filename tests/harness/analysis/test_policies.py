@@ -13,7 +13,7 @@ from workloads.file import BlockRequest, BlockWorkload, Header
 
 def _cells(rows: list[dict[str, Any]]) -> pd.DataFrame:
     always: dict[str, Any] = {"tier": "replay", "engine": "replay", "workload": "w"}
-    always |= {"batch_size": 1, "cache_tokens": 1600}
+    always |= {"mode": "batch", "batch_size": 1, "cache_tokens": 1600}
     return pd.DataFrame(
         [always | {"valid": True, "hit_rate_per_block": row["hit_rate"]} | row for row in rows]
     )
@@ -63,6 +63,19 @@ def test_gain_needs_no_bounds() -> None:
     arc = policies.compare(cells, []).set_index("policy").loc["arc"]
     assert arc["points_over_lru"] == pytest.approx(10)
     assert pd.isna(arc["gap_closed"])
+
+
+def test_workload_without_data_leaves_the_others_numbers(tmp_path: Path) -> None:
+    cells = _cells([{"policy": name, "seed": 1, "hit_rate": 0.2} for name in ("lru", "arc")])
+    nothing = tmp_path / "bounds.csv"
+    header = Header(
+        content="blocks", name="v", seed=1, block_size=16, requests=0, params={}, missing="x"
+    )
+    policies.write_bounds(
+        BlockWorkload(header, ()), None, [100], rivals=False, path=nothing, report=print
+    )
+    table = policies.compare(cells, [policies.read_bounds(nothing), _BOUNDS[:1]])
+    assert table.set_index("policy").loc["arc", "lru_tokens"] == 1600
 
 
 def test_nothing_to_compare_is_an_empty_table(tmp_path: Path) -> None:
