@@ -86,8 +86,10 @@ def simulate(found: Results, history: pd.DataFrame, runs: int) -> list[Result]:
         for tier, where in claim.tiers.items():
             one = claim.model_copy(update={"tiers": {tier: where}})
             own = [each for each in compared if _is_of(each, claim, tier, where.mode)]
-            (row,) = claims.judge_compared(found, own, history, [one])
-            if row["verdict"] != "not run" and row["workload_ci95"] is None:
+            # None on a workload that the config has not.
+            for row in claims.judge_compared(found, own, history, [one]):
+                if row["verdict"] == "not run" or row["workload_ci95"] is not None:
+                    continue
                 models = [_model(found, claim, each, known) for each in own]
                 verdicts = {
                     truth: _verdicts(found, one, models, share, runs)
