@@ -14,6 +14,7 @@ from figures import captions, style
 from figures.catalogue import Entry
 from harness.analysis.results import Results, not_run
 from harness.cell import Fleet
+from harness.engines.routers import ROUTERS
 from harness.errors import HarnessError
 
 
@@ -30,7 +31,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     cells = _with_loads(results, found[found["valid"]])
     if cells.empty:
         raise HarnessError(captions.none_valid(found))
-    workloads, routers = (list(dict.fromkeys(cells[key])) for key in ("workload", "router"))
+    workloads = list(dict.fromkeys(cells["workload"]))
+    routers = [name for name in ROUTERS if name in set(cells["router"])]
 
     style.use()
     figure, grid = plt.subplots(
@@ -48,13 +50,13 @@ def draw(results: Results, entry: Entry) -> Figure:
         for axes, router in zip(row, routers, strict=True):
             own = cells[(cells["workload"] == workload) & (cells["router"] == router)]
             if own.empty:
-                style.nothing(axes, "not in this config")
+                axes.set_axis_off()
             else:
                 _panel(axes, results, own, of_one)
         row[0].set_ylabel(f"{workload}\nhit rate")
     for axes, router in zip(grid[0], routers, strict=True):
         axes.set_title(router, fontsize="small")
-    for axes in grid[-1]:
+    for axes in figure.axes:
         axes.set_xlabel("cache of all, thousand tokens")
     handles = [style.ours(policy) for policy in style.looks(cells["policy"])]
     one = Line2D([], [], color="black", linestyle=":", label="one engine with as much cache")
@@ -88,11 +90,10 @@ def _panel(axes: Axes, results: Results, cells: pd.DataFrame, of_one: pd.DataFra
     largest = cells[cells["engines"] == cells["engines"].max()]
     shares = [results.telemetry(cell)["busiest"].iloc[-1] for _, cell in largest.iterrows()]
     axes.text(
-        0.97,
-        0.04,
+        0.03,
+        0.93,
         f"busiest of {cells['engines'].max()}: {100 * max(shares):.0f} % of requests",
         transform=axes.transAxes,
-        ha="right",
         fontsize="x-small",
         color="dimgray",
     )
