@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from figures import captions, style
 from figures.catalogue import Entry
@@ -150,6 +150,7 @@ def _panel(
         axes.set_xscale("log")
         axes.set_xticks(given, [f"{value:g}" for value in given])
         axes.get_xaxis().set_minor_locator(NullLocator())
+    axes.get_yaxis().set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.get_yaxis().set_major_formatter(lambda value, _: f"{value:g}")
     axes.get_yaxis().set_minor_formatter(NullFormatter())
     what = {

@@ -390,6 +390,11 @@ def _check_source(where: str, workload: DocQA | Trace | ShareGPT) -> None:
     for key, name in named.items():
         if name is None:
             continue
+        if set("{}") & set(name):
+            raise HarnessError(
+                f"{where}.{key}: {name}: braces in a path mean something else to Snakemake: rename "
+                "it, or give a link to it"
+            )
         if Path(name).is_file():
             if isinstance(workload, Trace) and key != "times":
                 _check_log(f"{where}.{key}", workload, Path(name))

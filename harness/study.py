@@ -79,7 +79,7 @@ def run(
     called = _slug(name or trace.name.partition(".")[0])
     folder = Path("results", f"study-{called}")
     path = folder / "config.yaml"
-    log: dict[str, Any] = {"kind": "trace", "path": str(trace.resolve())}
+    log: dict[str, Any] = {"kind": "trace", "path": os.path.abspath(trace)}
     log |= {"format": form} if form else {}
     log |= {"skip_bad": skip_bad} if skip_bad else {}
     content = _content(log, called, model, block_size)

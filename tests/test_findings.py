@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from harness.analysis import claims, noise, results, terminal
+from figures import catalogue, saved, style
+from figures import map as figure_map
+from harness import config
+from harness.analysis import claims, maps, noise, results, terminal
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,26 @@ def test_readme_has_the_verdicts_of_the_shipped_run(
     root: Path, judged: list[dict[str, Any]]
 ) -> None:
     assert terminal.markdown(judged) in (root / "README.md").read_text("utf-8")
+
+
+def test_readmes_map_is_of_the_shipped_run(root: Path) -> None:
+    folder = root / "reference" / "map"
+    found = results.read(folder / "config.yaml", folder)
+    assert found.config == config.load(root / "config" / "map.yaml")
+    figure = figure_map.draw(found, catalogue.entries(found.config)["map"])
+    assert saved.read(root / "reference" / "map.png").caption == style.caption(figure)
+
+
+def test_readme_says_where_arc_gains_on_the_shipped_map() -> None:
+    made = maps.read(maps.SHIPPED)
+    documents = maps.of(made, "documents", "reduced")
+    small, large = documents["share"] < 0.1, documents["share"] > 0.2
+    assert documents[small & (documents["given"] > 0.5)]["arc"].between(2, 11).all()
+    assert documents[large]["arc"].between(-1, 1).all()
+    chats = made[made["kind"] == "conversations"]
+    assert chats["arc"].max() < 0.5
+    assert -6 < chats["arc"].min() < -4.5
+    assert chats["best"].max() < 0.5
 
 
 def test_three_runs_say_the_same_of_the_papers_claims(

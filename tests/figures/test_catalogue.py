@@ -75,7 +75,7 @@ def test_config_has_the_figures_that_it_has_the_cells_for(
     assert catalogue.names(config.Config.model_validate(other)) == names
 
 
-def test_workload_that_no_figure_knows_by_name_has_figures_and_why_is_of_a_study(
+def test_workload_that_no_figure_knows_by_name_has_figures_and_a_study_two_more(
     root: Path,
 ) -> None:
     cpu = config.load(root / "config" / "cpu.yaml")
@@ -96,7 +96,7 @@ def test_workload_that_no_figure_knows_by_name_has_figures_and_why_is_of_a_study
         "ttft_from": "x",
     }
     asked = config.Config.model_validate(cpu.model_dump() | own | {"study": study})
-    assert catalogue.names(asked) == ["hitrate-mine", "why-mine", "t1share-mine"]
+    assert catalogue.names(asked) == ["hitrate-mine", "why-mine", "where-mine", "t1share-mine"]
 
 
 def test_every_cell_of_the_shipped_configs_is_in_a_figure(root: Path) -> None:

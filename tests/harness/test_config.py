@@ -171,6 +171,11 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
         ),
         (
             "workloads.other",
+            {"kind": "trace", "path": "a {log}.jsonl"},
+            r"workloads.other.path: a {log}.jsonl: braces in a path mean something else",
+        ),
+        (
+            "workloads.other",
             {"kind": "trace", "path": "mooncake"},
             r"workloads.other.path: no such file: mooncake, seen from /",
         ),
