@@ -68,10 +68,12 @@ smoke: ## The same in miniature
 	@$(MAKE) --no-print-directory figures claims CONFIG=config/smoke.yaml
 
 # The tables behind the shipped figures, in reference/, are read as a run's results are.
-figures-from-reference: env ## Draw figures and judge claims from the results that are shipped; nothing runs
+REFERENCE = cpu
+figures-from-reference: env ## Draw figures and judge claims from the results that are shipped; nothing runs (REFERENCE=cpu)
+	@$(if $(wildcard reference/$(REFERENCE)/config.yaml),,$(error there is no run in reference/$(REFERENCE)))true
 	rm -rf results/reference results/reference-map
 	mkdir -p results
-	cp -r reference/cpu results/reference
+	cp -r reference/$(REFERENCE) results/reference
 	cp -r reference/map results/reference-map
 	$(IN_ENV) python -m figures all results/reference-map/config.yaml results/reference-map
 	$(IN_ENV) python -m figures all results/reference/config.yaml results/reference

@@ -144,7 +144,7 @@ def _judged(results: Results, entry: Entry, patched: pd.DataFrame) -> dict[float
     names = set(patched["cell"])
     found: dict[float, list[Estimate]] = {}
     for one in compared:
-        if one.batch_size is not None and one.effect is not None and names & set(one.arc):
+        if one.batch_size is not None and one.effect is not None and names & set(one.policy):
             found.setdefault(one.batch_size, []).append(known.of(one, "ttft"))
     percents = {size: mean_of(own, of_one_noise=True).interval() for size, own in found.items()}
     return {size: Interval(*(1 + end / 100 for end in own)) for size, own in percents.items()}

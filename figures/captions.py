@@ -9,9 +9,10 @@ from figures import style
 from figures.catalogue import Entry
 from harness.analysis.results import Results
 from harness.cell import ClosedLoop, Fleet, Load, OpenLoop, Tier
+from harness.config import WorkloadParams
 from harness.engines import registry
 from workloads.docqa import SYNTHETIC, DocQA
-from workloads.sharegpt import ShareGPT
+from workloads.sequence import Sequence
 from workloads.trace import Trace
 
 
@@ -36,15 +37,18 @@ def workload(results: Results, tier: Tier, name: str) -> str:
             else f"documents and cache at 1/{1 / scale:g} of the paper's size"
         )
         return f"Doc-QA on {params.documents} documents of {text}, {size}"
+    if isinstance(params, Sequence):
+        phases = (f"{phase.requests:,} of {phase.part}" for phase in params.phases)
+        return f"Requests at their own size: {', then '.join(phases)}"
     if params.path is not None:
         return f"Requests of {Path(params.path).name} at their own size"
     source = params.dataset if isinstance(params, Trace) else "ShareGPT"
     return f"Conversations of {source} at their own size"
 
 
-def warm_up(params: DocQA | Trace | ShareGPT) -> str:
+def warm_up(params: WorkloadParams) -> str:
     """Say after how many requests those that count begin; nothing if all count."""
-    count = 0 if isinstance(params, DocQA) else params.warm_up
+    count = getattr(params, "warm_up", 0)
     return f" after {count:,} that warm the cache" if count else ""
 
 

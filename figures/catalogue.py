@@ -147,6 +147,13 @@ FIGURES = {
         (_QUALITY, _BAILIAN, _SHAREGPT, _MOONCAKE),
         policy="arc",
     ),
+    "adaptation": Entry(
+        "ALRFU while the traffic changes: the half-life that it follows, and hit rates",
+        "adaptation",
+        "replay",
+        ("docqa-sharegpt-docqa",),
+        policy="alrfu",
+    ),
     "fleet": Entry(
         "Fleets: several engines behind a router",
         "fleet",
@@ -228,7 +235,8 @@ def entries(config: Config) -> dict[str, Entry]:
         title = "Where ARC helps, and where any policy does: the map"
         return {"map": Entry(title, "map", "replay", tuple(config.workloads))}
     named = {name: entry for name, entry in FIGURES.items() if entry.is_for(config)}
-    return named | _of_others(config, list(named.values())) | _of_policies(config)
+    others = _of_others(config, list(named.values()))
+    return named | others | _of_policies(config) | _of_alrfu(config)
 
 
 def names(config: Config) -> list[str]:
@@ -292,3 +300,14 @@ def _of_policies(config: Config) -> dict[str, Entry]:
         if "lru" in policies and (len(policies) > 2 or name in config.rivals)
     )
     return {"policies": replace(entry, workloads=workloads)} if workloads else {}
+
+
+def _of_alrfu(config: Config) -> dict[str, Entry]:
+    """Return the figure of what policies leave in the cache for nothing, where alrfu is replayed.
+
+    Others leave it, too; but to show that one policy does not is what it is for.
+    """
+    title = "Cached blocks that cannot be reached"
+    entry = Entry(title, "unreachable", "replay", tuple(config.workloads), policy="alrfu")
+    workloads = tuple(dict.fromkeys(cell.workload for cell in entry.cells(config, "vllm")))
+    return {"unreachable": replace(entry, workloads=workloads)} if workloads else {}

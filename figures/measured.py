@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from figures import captions, style
 from figures.catalogue import Entry
 from harness.analysis import noise, paper
-from harness.analysis.comparisons import Comparison, compare
+from harness.analysis.comparisons import Comparison, Pair, compare
 from harness.analysis.results import Results, not_run, of_patched
 from harness.engines import registry
 from harness.errors import HarnessError
@@ -20,6 +20,8 @@ from workloads.docqa import DocQA
 
 # Share of the x axis by which policies are set apart, so that whiskers do not hide each other.
 _DODGE = 0.007
+# Held against LRU request by request.
+_COMPARED = ("arc", "alrfu")
 
 
 def draw(results: Results, entry: Entry) -> Figure:
@@ -78,14 +80,19 @@ def draw(results: Results, entry: Entry) -> Figure:
         axes.set_xlabel(f"KV cache size, thousand tokens{scaled}")
 
     hit_rate.legend(handles=_legend(patched, stock, project), loc="lower right", frameon=True)
-    compared = [one for one in compare(results, tier, workload, mode) if one.effect]
+    compared = [
+        [one for one in compare(results, tier, workload, mode, Pair("lru", policy)) if one.effect]
+        for policy in _COMPARED
+        if policy in drawn
+    ]
+    compared = [of_policy for of_policy in compared if of_policy]
     _differences(requests, results, compared)
     sentences = _sentences(entry, patched, results, workload, invalid)
     style.face(
         figure,
         *sentences,
-        "(c) Each request's TTFT under ARC less that under LRU, in order. Most requests hit as "
-        "much under both; the others make the mean."
+        "(c) Each request's TTFT under a policy less that under LRU, in order. Most requests hit "
+        "as much under both; the others make the mean."
         if compared
         else "",
         captions.noise(band),
@@ -111,24 +118,31 @@ def _ours(axes: Axes, cells: pd.DataFrame, column: str) -> None:
         )
 
 
-def _differences(axes: Axes, results: Results, compared: Sequence[Comparison]) -> None:
-    """Draw how requests' TTFT differs between ARC and LRU: what share differs by no more."""
-    axes.set(title="(c) ARC less LRU, by request", xlabel="difference in TTFT, ms")
+def _differences(axes: Axes, results: Results, compared: Sequence[Sequence[Comparison]]) -> None:
+    """Draw how requests' TTFT differs from that under LRU: what share differs by no more."""
+    names = " and ".join(style.LABELS[own[0].pair.policy] for own in compared) or "ARC"
+    axes.set(title=f"(c) {names} less LRU, by request", xlabel="difference in TTFT, ms")
     if not compared:
         style.nothing(axes, "ARC and LRU were not both measured")
         return
     # The smallest cache and the largest.
-    for one, line in zip((*compared[:1], *compared[1:][-1:]), ("-", "--"), strict=False):
-        lru, arc = (results.requests(results.cell(names[0])) for names in (one.lru, one.arc))
-        both = lru.merge(arc, on="request", suffixes=("_lru", "_arc"))
-        difference = np.sort(both["ttft_ms_arc"] - both["ttft_ms_lru"])
-        equal = (both["cached_tokens_arc"] == both["cached_tokens_lru"]).mean()
+    ends = [
+        one for own in compared for one in zip((*own[:1], *own[1:][-1:]), ("-", "--"), strict=False)
+    ]
+    for one, line in ends:
+        base, policy = (
+            results.requests(results.cell(names[0])) for names in (one.base, one.policy)
+        )
+        both = base.merge(policy, on="request", suffixes=("_base", "_policy"))
+        difference = np.sort(both["ttft_ms_policy"] - both["ttft_ms_base"])
+        equal = (both["cached_tokens_policy"] == both["cached_tokens_base"]).mean()
+        name = f"{style.LABELS[one.pair.policy]}, " if len(compared) > 1 else ""
         axes.plot(
             difference,
             (np.arange(len(difference)) + 1) / len(difference),
             line,
-            color=style.COLORS["arc"],
-            label=f"{one.x:.0f}k: {100 * equal:.0f} % equal hits",
+            color=style.COLORS[one.pair.policy],
+            label=f"{name}{one.x:.0f}k: {100 * equal:.0f} % equal hits",
         )
     axes.axvline(0, color="black", linewidth=1)
     axes.set(ylabel="share of requests that differ by no more", ylim=(0, 1))

@@ -29,8 +29,8 @@ COLORS, MARKERS, LABELS = (
     for look in ("color", "marker", "label")
 )
 # Of policies that tables have and this project does not name, one after the other.
-_OTHER_COLORS = ("#d55e00", "#ca9161", "#56b4e9", "#ece133", "#fbafe4")
-_OTHER_MARKERS = ("P", "X", "*", "<", ">")
+_OTHER_COLORS = ("#ca9161", "#56b4e9", "#ece133", "#fbafe4")
+_OTHER_MARKERS = ("X", "*", "<", ">")
 PAPER_POLICIES = tuple(name for name, policy in POLICIES.items() if policy.is_papers)
 HIT_RATE = "hit rate\n(cached / queried prompt tokens)"
 # Of what belongs to one batch size, out of 1.

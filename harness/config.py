@@ -36,6 +36,7 @@ from workloads.docqa import SYNTHETIC, DocQA
 from workloads.file import WorkloadError
 from workloads.formats.log import refuse_lengths
 from workloads.formats.registry import FORMATS, recognise
+from workloads.sequence import Sequence
 from workloads.sharegpt import ShareGPT
 from workloads.trace import Trace
 
@@ -149,7 +150,7 @@ class Experiment(_Section):
         return self
 
 
-WorkloadParams = Annotated[DocQA | Trace | ShareGPT, Field(discriminator="kind")]
+WorkloadParams = Annotated[DocQA | Trace | ShareGPT | Sequence, Field(discriminator="kind")]
 
 
 class Study(_Section):
@@ -378,7 +379,11 @@ def parse(content: object, origin: str) -> Config:
     return config
 
 
-def _check_source(where: str, workload: DocQA | Trace | ShareGPT) -> None:
+def _check_source(where: str, workload: WorkloadParams) -> None:
+    if isinstance(workload, Sequence):
+        for part, own in workload.parts.items():
+            _check_source(f"{where}.parts.{part}", own)
+        return
     known = datasets.cards()
     named: dict[str, str | None]
     if isinstance(workload, DocQA):

@@ -1,6 +1,7 @@
 """The workload file that a config asks for, at a tier's size and in a tier's form."""
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -8,11 +9,22 @@ from pathlib import Path
 from harness import model as models
 from harness.cell import Tier
 from harness.config import Config, WorkloadParams
-from workloads import blocks, corpus, datasets, docqa, quality, sharegpt, trace, vocabulary
+from workloads import (
+    blocks,
+    corpus,
+    datasets,
+    docqa,
+    quality,
+    sequence,
+    sharegpt,
+    trace,
+    vocabulary,
+)
 from workloads.corpus import Entry, Tokenizer
 from workloads.datasets import DatasetMissing
 from workloads.docqa import DocQA
-from workloads.file import BlockWorkload, Header, Workload
+from workloads.file import BlockWorkload, Header, TextWorkload, Workload
+from workloads.sequence import Sequence
 from workloads.sharegpt import ShareGPT
 from workloads.trace import Trace
 
@@ -40,7 +52,6 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
     if settings.requests is not None:
         fewer = min(settings.requests, params.requests or settings.requests)
         params = params.model_copy(update={"requests": fewer})
-    workload: Workload
     try:
         if isinstance(params, Trace):
             known = params.dataset in datasets.cards()
@@ -53,21 +64,22 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
                 settings.block_size,
                 lambda: models.load_tokenizer(model),
             )
-        entries = None if isinstance(params, ShareGPT) else _entries(params)
         tokenizer = _Remembering(models.load_tokenizer(model))
-        if isinstance(params, ShareGPT):
-            path = Path(params.path) if params.path else sharegpt.default_path()
-            workload = sharegpt.build(name, params, seed, path, tokenizer)
+        scale = config.scale(tier, name)
+        if isinstance(params, Sequence):
+            parts = {
+                part: _of_text(
+                    part,
+                    own.model_copy(update={"requests": params.taken(part)}),
+                    seed,
+                    tokenizer,
+                    scale,
+                )
+                for part, own in params.parts.items()
+            }
+            workload = sequence.build(name, params, seed, parts)
         else:
-            workload = docqa.build(
-                name,
-                params,
-                seed,
-                tokenizer,
-                vocabulary.words(),
-                entries,
-                settings.scale,
-            )
+            workload = _of_text(name, params, seed, tokenizer, scale)
     except DatasetMissing as error:
         header = Header(
             content="blocks",
@@ -82,6 +94,16 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
     if tier == "replay":
         return blocks.from_text(workload, tokenizer, settings.block_size)
     return workload
+
+
+def _of_text(
+    name: str, params: DocQA | ShareGPT, seed: int, tokenizer: Tokenizer, scale: float
+) -> TextWorkload:
+    if isinstance(params, ShareGPT):
+        path = Path(params.path) if params.path else sharegpt.default_path()
+        return sharegpt.build(name, params, seed, path, tokenizer)
+    entries = _entries(params)
+    return docqa.build(name, params, seed, tokenizer, vocabulary.words(), entries, scale)
 
 
 class _Remembering:
@@ -130,24 +152,33 @@ def sources(path: Path, params: WorkloadParams) -> list[Path]:
         params: What it is made of.
 
     """
-    names = {
-        "docqa": ["corpus"],
-        "trace": ["dataset", "path", "times"],
-        "sharegpt": ["path"],
-    }[params.kind]
-    given = [name for key in names if (name := getattr(params, key))]
+    given = list(_named(params))
     known = [name for name in given if name in datasets.cards()]
     files = [Path(name) for name in given if name not in (*known, docqa.SYNTHETIC)]
     if not known:
         return files
-    (name,) = known
     arrived = path.with_name(f"{path.name}.data-arrived")
-    is_here = (datasets.data_folder() / datasets.cards()[name].files[0].path).is_file()
-    if is_here and path.is_file():
+    folder = datasets.data_folder()
+    are_here = all((folder / datasets.cards()[name].files[0].path).is_file() for name in known)
+    if are_here and path.is_file():
         with path.open(encoding="utf-8") as lines:
             if Header.model_validate_json(next(lines)).missing:
                 arrived.touch()
     return [*files, arrived] if arrived.exists() else files
+
+
+def _named(params: WorkloadParams) -> Iterator[str]:
+    """Yield the data sets and files that a workload is made of."""
+    if isinstance(params, Sequence):
+        for part in params.parts.values():
+            yield from _named(part)
+        return
+    keys = {
+        "docqa": ["corpus"],
+        "trace": ["dataset", "path", "times"],
+        "sharegpt": ["path"],
+    }[params.kind]
+    yield from (name for key in keys if (name := getattr(params, key)))
 
 
 def _entries(params: DocQA) -> list[Entry] | None:

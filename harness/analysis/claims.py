@@ -1,11 +1,13 @@
 """Claims as data, and a verdict on each from results.
 
 ``claims.yaml`` has what is claimed; nothing here knows a result. Each claim is judged once a tier,
-on ARC against LRU (``comparisons``), and has two intervals. That of the **measurement** says within
-what this machine would find it again (``noise``); hit rates mostly repeat exactly. That of the
-**workload** says within what other documents, requests or conversations would have it: from seeds,
-three or more, else from the conversations or windows of the run; of one seed of doc-QA nobody
-knows. The verdict (``verdicts``) needs both: it is on what the two cover together.
+on a policy against another, most on ARC against LRU (``comparisons``), and has two intervals. That
+of the **measurement** says within what this machine would find it again (``noise``); hit rates
+mostly repeat exactly. That of the **workload** says within what other documents, requests or
+conversations would have it: from seeds, three or more, else from the conversations or windows of
+the run; of one seed of doc-QA nobody knows. The verdict (``verdicts``) needs both: it is on what
+the two cover together. A claim of at least so much is judged at every point by itself, where the
+second is over that point's seeds.
 
 TTFT is held, in tier ``gpu``, against the paper's, and in tier ``cpu``, which sends one window of
 the paper's six at a tenth of the size, against the paper's own line from hit rate to TTFT
@@ -30,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from scipy import stats
 
 from harness.analysis import comparisons, costmodel, paper, verdicts
-from harness.analysis.comparisons import Comparison
+from harness.analysis.comparisons import PAPERS, Comparison, Pair
 from harness.analysis.noise import Noise
 from harness.analysis.results import Results, not_run, of_patched
 from harness.analysis.stats import CONFIDENCE, Estimate, Interval, mean_of, ratio_interval
@@ -38,6 +40,8 @@ from harness.analysis.verdicts import Margins, Power, Verdict
 from harness.cell import Mode, Tier
 from harness.engines import registry
 from harness.errors import HarnessError
+from harness.policies import POLICIES
+from workloads.docqa import DocQA
 
 # The package of the engine that the paper measured; claims on others have a name of their own.
 _PAPERS_PACKAGE = "vllm"
@@ -50,13 +54,14 @@ _LEAST_SEEDS = 3
 # Cache size of the paper's figure 6, thousand tokens.
 _BATCH_CACHE = 200
 
-Quantity = Literal["hit_rate", "ttft", "batch_effect", "t1_median", "t1_swing"]
+Quantity = Literal["hit_rate", "ttft", "batch_effect", "t1_median", "t1_swing", "unreachable"]
 UNITS: dict[Quantity, str] = {
     "hit_rate": "points",
     "ttft": "%",
     "batch_effect": "points",
     "t1_median": "points",
     "t1_swing": "correlation",
+    "unreachable": "% of cached blocks",
 }
 _Array = npt.NDArray[Any]
 
@@ -75,24 +80,31 @@ class Evidence(_Section):
 class Claim(_Section):
     """One claim.
 
-    ``quantity`` is what is compared: ``hit_rate``, ARC's less LRU's in points; ``ttft``, mean TTFT
-    of ARC in percent of LRU's, less 100; ``batch_effect``, a policy's hit rate at a batch size less
-    that at the smallest, in points; ``t1_median``, the median of T1's share of the cache in points,
-    at the largest cache less at the smallest; ``t1_swing``, the correlation of T1's share over one
-    window with that over the next. ``over`` is what its points differ in. ``margins`` are of the
-    share of the paper's effect; of a claim that there is none, ``tolerance`` is how much is none,
-    in the quantity's unit.
+    It is on a ``policy``, held against a ``base``. ``quantity`` is what is compared: ``hit_rate``,
+    the policy's less the base's in points; ``ttft``, its mean TTFT in percent of the base's, less
+    100; ``batch_effect``, a policy's hit rate at a batch size less that at the smallest, in points;
+    ``t1_median``, the median of T1's share of the cache in points, at the largest cache less at the
+    smallest; ``t1_swing``, the correlation of T1's share over one window with that over the next;
+    ``unreachable``, the share of the policy's cached blocks that no request can use. ``over`` is
+    what its points differ in; ``at`` names the cache sizes, in thousand tokens, if not all count.
+    ``margins`` are of the share of the paper's effect; of a claim that there is none, ``tolerance``
+    is how much is none, in the quantity's unit. What is expected to be ``at-least`` so much is held
+    against ``least``, of all points or of each one's own.
     """
 
     id: str
     claim: str
     source: Literal["paper", "ours"]
     quantity: Quantity
-    expect: Literal["up", "down", "flat"]
+    expect: Literal["up", "down", "flat", "at-least"]
     workload: str
+    policy: str = PAPERS.policy
+    base: str = PAPERS.base
     over: Literal["cache_tokens", "batch_size", "request_rate"] = "cache_tokens"
     margins: Margins | None = None
     tolerance: float | None = None
+    at: tuple[int, ...] = ()
+    least: tuple[float, ...] = Field((), description="one of all points, or one for each of `at`")
     tiers: dict[Tier, Evidence]
     sglang: dict[Tier, Evidence] = Field(default_factory=dict)
 
@@ -101,10 +113,25 @@ class Claim(_Section):
         """By the package of the engines, where each tier's cells are."""
         return {_PAPERS_PACKAGE: self.tiers, "sglang": self.sglang}
 
+    @property
+    def pair(self) -> Pair:
+        """What is compared."""
+        return Pair(self.base, self.policy)
+
+    def least_at(self, x: float) -> float | None:
+        """Return how much is expected at least at a cache size, if anything."""
+        if len(self.least) > 1:
+            return self.least[self.at.index(round(x))]
+        return self.least[0] if self.least else None
+
     @model_validator(mode="after")
     def _has_what_decides(self) -> "Claim":
         if (self.expect == "flat") != (self.tolerance is not None):
             raise ValueError(f"{self.id}: a tolerance is of a flat claim, which needs one")
+        if (self.expect == "at-least") != bool(self.least):
+            raise ValueError(f"{self.id}: a least is of what is at-least so much, which needs one")
+        if len(self.least) > 1 and len(self.least) != len(self.at):
+            raise ValueError(f"{self.id}: {len(self.least)} leasts for {len(self.at)} sizes")
         if self.margins and not 0 < self.margins[0] < 1 < self.margins[1]:
             raise ValueError(f"{self.id}: margins {self.margins} are not around 1")
         return self
@@ -114,14 +141,18 @@ class Claim(_Section):
 class Point:
     """A claim at one cache size, batch size or request rate, in the quantity's unit.
 
-    ``beside`` is of TTFT: the ``plain`` ratio, that on requests of ``equal_hits``, and the
-    difference in differences (``did``), as ``costline.Effect`` has them.
+    ``drawn`` is the same with the error of another draw of the workload, where that is known of the
+    point; ``least`` what is expected there at least. ``beside`` is of TTFT: the ``plain`` ratio,
+    that on requests of ``equal_hits``, and the difference in differences (``did``), as
+    ``costline.Effect`` has them.
     """
 
     at: str
     ours: Estimate
     paper: float | None = None
     beside: dict[str, float | None] = field(default_factory=dict)
+    drawn: Estimate | None = None
+    least: float | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +192,7 @@ def read() -> list[Claim]:
 def judge(results: Results, history: pd.DataFrame) -> list[dict[str, Any]]:
     """Judge every claim in every tier by the results; return the content of ``claims.json``.
 
-    A claim on a workload that the config does not have is none of it.
+    A claim on a workload or a policy that the config does not have is none of it.
 
     Args:
         results: Of the run.
@@ -171,7 +202,21 @@ def judge(results: Results, history: pd.DataFrame) -> list[dict[str, Any]]:
         HarnessError: if a cell's files are damaged, or cells of different origin would be compared.
 
     """
-    return judge_compared(results, comparisons.compare(results), history, read())
+    claims = on(results)
+    pairs = dict.fromkeys([PAPERS, *(claim.pair for claim in claims)])
+    compared = [one for pair in pairs for one in comparisons.compare(results, pair=pair)]
+    return judge_compared(results, compared, history, claims)
+
+
+def on(results: Results) -> list[Claim]:
+    """Return the claims on workloads and policies that a run's config has, in order."""
+    policies = {cell.policy for cell in results.config.cells.values()}
+    return [
+        claim
+        for claim in read()
+        if claim.workload in results.config.workloads
+        and (claim.pair == PAPERS or policies >= {*claim.pair})
+    ]
 
 
 def judge_compared(
@@ -181,15 +226,16 @@ def judge_compared(
     claims: Sequence[Claim],
 ) -> list[dict[str, Any]]:
     """Judge some claims by comparisons of the run's cells, as ``judge`` does all of them."""
-    noise = Noise(compared, history)
     rows = []
     for claim in claims:
+        of_pair = [one for one in compared if one.pair == claim.pair]
+        noise = Noise(of_pair, history)
         for package, tiers in claim.evidence.items():
             if package not in (_PAPERS_PACKAGE, *results.packages):
                 continue
             if claim.workload not in results.config.workloads:
                 continue
-            evidence = _Evidence(results.on(package), compared, noise)
+            evidence = _Evidence(results.on(package), of_pair, noise)
             rows += [
                 _row(_named(claim, package), tier, where, _found(evidence, claim, tier, where))
                 for tier, where in tiers.items()
@@ -269,7 +315,7 @@ def _row(claim: Claim, tier: Tier, where: Evidence, found: Measured | str) -> di
                 "at": point.at,
                 "paper": point.paper,
                 "ours": point.ours.value,
-                "ci95": _ends(point.ours.interval()),
+                "ci95": _ends(_of_point(point)),
                 "allowed": _allowed(claim, point),
                 **point.beside,
             }
@@ -310,9 +356,11 @@ def decide(claim: Claim, found: Measured) -> tuple[Verdict, str, Interval | None
             [point.ours.interval() for point in found.points], claim.tolerance
         )
         return verdict, _on_none(claim, found, verdict), None, None
+    if claim.expect == "at-least":
+        return (*_at_least(claim, found), None, None)
     # Of a CPU whose hit rates differ the other way, the paper's line expects what is not claimed.
     if claim.margins is None or not found.paper or (found.paper > 0) != (claim.expect == "up"):
-        assert claim.expect != "flat"
+        assert claim.expect in ("up", "down")
         effect = _covered(found, _DIRECTION)
         verdict = verdicts.of_direction(effect, claim.expect)
         said = {
@@ -325,7 +373,7 @@ def decide(claim: Claim, found: Measured) -> tuple[Verdict, str, Interval | None
             else f"The effect, {effect.value:+.1f} {unit}, "
         )
         reason = interval + said + "."
-        return _with_own_cost(found, verdict, reason + _unknown(found), None, None)
+        return _with_own_cost(claim, found, verdict, reason + _unknown(found), None, None)
     share = _share(_covered(found, CONFIDENCE), found.paper)
     verdict = verdicts.of_share(share, claim.margins)
     low, high = claim.margins
@@ -339,7 +387,7 @@ def decide(claim: Claim, found: Measured) -> tuple[Verdict, str, Interval | None
     if verdict == "undecided":
         reason += _more_needed(found, share, claim.margins)
     power = verdicts.power(share, claim.margins)
-    return _with_own_cost(found, verdict, reason + _unknown(found), share, power)
+    return _with_own_cost(claim, found, verdict, reason + _unknown(found), share, power)
 
 
 def _on_none(claim: Claim, found: Measured, verdict: Verdict) -> str:
@@ -353,6 +401,35 @@ def _on_none(claim: Claim, found: Measured, verdict: Verdict) -> str:
         out = [point.at for point, own in zip(found.points, one, strict=True) if own == "refuted"]
         return f"Further than {within} at {', '.join(out)}."
     return f"The intervals are too wide to say whether it is within {within}." + _unknown(found)
+
+
+def _at_least(claim: Claim, found: Measured) -> tuple[Verdict, str]:
+    """Decide on a claim of "never less": the point that is furthest below is what counts."""
+    unit = UNITS[claim.quantity]
+    intervals = [(point, _of_point(point), point.least) for point in found.points]
+    one = [verdicts.of_least(interval, least or 0.0) for _, interval, least in intervals]
+    verdict = verdicts.of_all(one)
+    if verdict == "reproduced":
+        point, interval, least = min(intervals, key=lambda each: each[1].low - (each[2] or 0.0))
+        where = "At every point at least as much; nearest" if len(intervals) > 1 else "It is"
+        reason = f"{where} at {point.at}: {_said(interval, '+.2f')} {unit}, of at least {least:+g}."
+    else:
+        are = "It is less" if verdict == "refuted" else "The interval has less, and more,"
+        named = "; ".join(
+            f"at {point.at}: {_said(interval, '+.2f')} {unit}, of at least {least:+g}"
+            for (point, interval, least), own in zip(intervals, one, strict=True)
+            if own == verdict
+        )
+        reason = f"{are} {named}."
+    known = [point.drawn is not None for point in found.points]
+    drawn = " Intervals are over seeds, 95 % at each point." if all(known) else ""
+    return verdict, reason + drawn + _unknown(found)
+
+
+def _of_point(point: Point) -> Interval:
+    """Return what the intervals of a point's measurement and draw cover together."""
+    both = [one.interval() for one in (point.ours, point.drawn) if one is not None]
+    return Interval(point.ours.value, min(one.low for one in both), max(one.high for one in both))
 
 
 def _unknown(found: Measured) -> str:
@@ -376,7 +453,12 @@ def _more_needed(found: Measured, share: Interval, margins: Margins) -> str:
 
 
 def _with_own_cost(
-    found: Measured, verdict: Verdict, reason: str, share: Interval | None, power: Power | None
+    claim: Claim,
+    found: Measured,
+    verdict: Verdict,
+    reason: str,
+    share: Interval | None,
+    power: Power | None,
 ) -> tuple[Verdict, str, Interval | None, Power | None]:
     """Decide nothing through hits where a policy's own cost stands out of the noise."""
     if found.own_cost is not None:
@@ -385,12 +467,17 @@ def _with_own_cost(
             slower = "slower" if cost.value > 0 else "faster"
             return (
                 "undecided",
-                f"{reason} But at equal hits ARC is {abs(cost.value):.1f} % {slower} than LRU, "
+                f"{reason} But at equal hits {_label(claim.policy)} is {abs(cost.value):.1f} % "
+                f"{slower} than {_label(claim.base)}, "
                 "beyond noise, which an effect through hits leaves out.",
                 share,
                 power,
             )
     return verdict, reason, share, power
+
+
+def _label(policy: str) -> str:
+    return POLICIES[policy].label
 
 
 def _said(interval: Interval, form: str) -> str:
@@ -430,8 +517,10 @@ def _measure(evidence: _Evidence, claim: Claim, tier: Tier, where: Evidence) -> 
         found = _t1_swing(evidence.results, claim, cells)
     elif claim.quantity == "batch_effect":
         found = _batch_effect(claim, cells)
+    elif claim.quantity == "unreachable":
+        found = _unreachable(claim, cells)
     else:
-        found = _arc_against_lru(evidence, claim, cells)
+        found = _against_base(evidence, claim, cells)
     if not found.points:
         raise _NotRunError("No point with valid cells of both policies.")
     return replace(found, left_out=invalid)
@@ -443,7 +532,9 @@ def _cells(results: Results, claim: Claim, tier: Tier, where: Evidence) -> pd.Da
     if tier not in results.config.tiers:
         raise _NotRunError(f"Config {here} has no tier {tier}.")
     cells = of_patched(results.of(tier, claim.workload, where.mode))
-    cells = cells[cells["policy"].isin(["lru", "arc"])]
+    cells = cells[cells["policy"].isin(claim.pair)]
+    if claim.at:
+        cells = cells[cells["x"].round().isin(claim.at)]
     if cells.empty:
         raise _NotRunError(f"Config {here} has no such cells.")
     if reason := not_run(cells):
@@ -497,7 +588,7 @@ def _by_point(claim: Claim, cells: pd.DataFrame) -> list[tuple[float, pd.DataFra
     return [(float(x), own) for x, own in cells.groupby(key) if not papers or x in papers]
 
 
-def _arc_against_lru(evidence: _Evidence, claim: Claim, cells: pd.DataFrame) -> Measured:
+def _against_base(evidence: _Evidence, claim: Claim, cells: pd.DataFrame) -> Measured:
     quantity: Literal["hit_rate", "ttft"] = "ttft" if claim.quantity == "ttft" else "hit_rate"
     papers = _papers(claim)
     wanted = set(cells["cell"])
@@ -505,7 +596,7 @@ def _arc_against_lru(evidence: _Evidence, claim: Claim, cells: pd.DataFrame) -> 
         (
             one
             for one in evidence.comparisons
-            if wanted & {*one.lru, *one.arc}
+            if wanted & {*one.base, *one.policy}
             and (quantity == "hit_rate" or one.effect or one.online)
             and (not papers or _x(claim, one) in papers)
         ),
@@ -517,7 +608,16 @@ def _arc_against_lru(evidence: _Evidence, claim: Claim, cells: pd.DataFrame) -> 
         of_points.append(own)
         ours = mean_of([evidence.noise.of(one, quantity) for one in own], of_one_noise=True)
         beside = _beside(own) if quantity == "ttft" else {}
-        points.append(Point(_at(claim, x), ours, _mean(claimed(claim, one) for one in own), beside))
+        points.append(
+            Point(
+                _at(claim, x),
+                ours,
+                _mean(claimed(claim, one) for one in own),
+                beside,
+                _of_seeds([one.gain for one in own]) if claim.expect == "at-least" else None,
+                claim.least_at(x),
+            )
+        )
     if not points:
         return Measured([], Estimate(math.nan), None)
     costs = [
@@ -578,28 +678,36 @@ def _workload(
 ) -> Estimate | None:
     """Return the mean over the points with the error of another draw of the workload, if known."""
     seeds = set.intersection(*({one.seed for one in own} for own in of_points))
-    if len(seeds) >= _LEAST_SEEDS and quantity == "hit_rate":
-        return _of_mean(
-            [
-                float(np.mean([one.gain for own in of_points for one in own if one.seed == seed]))
-                for seed in sorted(seeds)
-            ]
-        )
+    gains = [
+        float(np.mean([one.gain for own in of_points for one in own if one.seed == seed]))
+        for seed in sorted(seeds)
+    ]
+    if quantity == "hit_rate" and (found := _of_seeds(gains)):
+        return found
     if quantity == "hit_rate":
         return _of_sessions(results, [one for own in of_points for one in own])
     return None
 
 
+def _of_seeds(gains: Sequence[float]) -> Estimate | None:
+    """Return the mean over seeds with its error; None of too few."""
+    return _of_mean(gains) if len(gains) >= _LEAST_SEEDS else None
+
+
 def _of_sessions(results: Results, compared: Sequence[Comparison]) -> Estimate | None:
     """Return the mean gain with its error over the conversations; None where there are none."""
+    if any(isinstance(results.config.workloads[one.workload], DocQA) for one in compared):
+        return None
     gains = []
     for one in compared:
-        lru, arc = (results.requests(results.cell(names[0])) for names in (one.lru, one.arc))
-        if lru["session"].isna().any():
+        base, policy = (
+            results.requests(results.cell(names[0])) for names in (one.base, one.policy)
+        )
+        if base["session"].isna().any():
             return None
-        gain = 100 * (arc["cached_tokens"] - lru["cached_tokens"])
+        gain = 100 * (policy["cached_tokens"] - base["cached_tokens"])
         gains.append(
-            lru.assign(gain=gain, seed=one.seed)[
+            base.assign(gain=gain, seed=one.seed)[
                 ["seed", "session", "request", "gain", "prompt_tokens"]
             ]
         )
@@ -627,6 +735,19 @@ def _batch_effect(claim: Claim, cells: pd.DataFrame) -> Measured:
     return Measured(points, Estimate(mean), None)
 
 
+def _unreachable(claim: Claim, cells: pd.DataFrame) -> Measured:
+    """Return the largest share of the seeds, each the mean over its cell."""
+    own = cells[cells["policy"] == claim.policy]
+    if own["unreachable"].isna().any():
+        raise _NotRunError("It was not counted in these cells.")
+    points = [
+        Point(_at(claim, x), Estimate(100 * float(of_size["unreachable"].max())))
+        for x, of_size in _by_point(claim, own)
+    ]
+    mean = float(np.mean([point.ours.value for point in points])) if points else math.nan
+    return Measured(points, Estimate(mean), None)
+
+
 def _t1_windows(results: Results, cell: "pd.Series[Any]", window: int) -> list[_Array]:
     """Return T1's share of the cache in percent after each request, a row a whole window."""
     state = results.telemetry(cell)
@@ -643,7 +764,7 @@ def _t1(results: Results, claim: Claim, cells: pd.DataFrame) -> dict[float, list
     seeds = set.intersection(*(set(own["seed"]) for _, own in points)) if points else set()
     if not seeds:
         raise _NotRunError("No seed that all cache sizes have.")
-    return {
+    found = {
         x: [
             _t1_windows(results, cell, window)
             for _, cell in own.sort_values("seed").iterrows()
@@ -651,6 +772,9 @@ def _t1(results: Results, claim: Claim, cells: pd.DataFrame) -> dict[float, list
         ]
         for x, own in points
     }
+    if not all(windows for of_seeds in found.values() for windows in of_seeds):
+        raise _NotRunError("Fewer requests than a window.")
+    return found
 
 
 def _t1_median(results: Results, claim: Claim, cells: pd.DataFrame) -> Measured:

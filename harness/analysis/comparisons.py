@@ -1,9 +1,9 @@
-"""ARC against LRU under one load, cache size and seed: what claims are judged by."""
+"""A policy against another under one load, cache size and seed: what claims are judged by."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,23 @@ _KEYS = ["tier", "workload", "mode", "batch_size", "request_rate", "x", "seed"]
 _Array = npt.NDArray[np.float64]
 
 
+class Pair(NamedTuple):
+    """A policy, and what it is held against."""
+
+    base: str
+    policy: str
+
+
+PAPERS = Pair("lru", "arc")
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Cells that got the same requests: at least one of LRU and one of ARC, and their repeats.
+    """Cells that got the same requests: at least one of each of a pair, and their repeats.
 
     ``load`` is how the names of cells say it (``Load.label``), ``x`` the cache size in thousand
-    tokens at the paper's scale, rounded; ``lru`` and ``arc`` name the cells, ``hit_rates`` are
-    theirs (fraction). ``gains`` is ARC's less LRU's in points, against each cell of LRU.
+    tokens at the paper's scale, rounded; ``base`` and ``policy`` name the cells, ``hit_rates`` are
+    theirs (fraction). ``gains`` is the policy's less the base's in points, against each cell of it.
     Of times, where there are any, ``effect`` is through hits (batches), ``online`` the ratio of
     means in percent less 100 with what equal cells say of its error (open loop).
     """
@@ -43,8 +53,9 @@ class Comparison:
     seed: int
     measured: str
     machine: str
-    lru: tuple[str, ...]
-    arc: tuple[str, ...]
+    pair: Pair
+    base: tuple[str, ...]
+    policy: tuple[str, ...]
     hit_rates: tuple[float, float]
     gains: tuple[float, ...]
     effect: Effect | None
@@ -52,14 +63,15 @@ class Comparison:
 
     @property
     def gain(self) -> float:
-        """ARC's hit rate less LRU's, in points."""
+        """The policy's hit rate less the base's, in points."""
         return float(np.mean(self.gains))
 
     @property
     def name(self) -> str:
         """What names it in every run."""
         on = "" if self.package == "vllm" else f" on {self.package}"
-        return f"{self.tier} {self.workload} {self.mode}{self.load} {self.x:g}{on}"
+        of = "" if self.pair == PAPERS else f", {self.pair.policy} less {self.pair.base}"
+        return f"{self.tier} {self.workload} {self.mode}{self.load} {self.x:g}{on}{of}"
 
 
 def compare(
@@ -67,6 +79,7 @@ def compare(
     tier: Tier | None = None,
     workload: str | None = None,
     mode: Mode | None = None,
+    pair: Pair = PAPERS,
 ) -> list[Comparison]:
     """Return every comparison that valid cells of a run allow, but of a closed loop.
 
@@ -78,6 +91,7 @@ def compare(
         tier: Of this one only, if given; and so on.
         workload: A workload.
         mode: A mode.
+        pair: What is compared.
 
     Raises:
         HarnessError: if a cell's files are damaged, or cells of different origin would be compared.
@@ -91,11 +105,11 @@ def compare(
         for key in keys.itertuples(index=False, name=None):
             wanted = (tier, workload, mode)
             if all(one in (None, has) for one, has in zip(wanted, key, strict=True)):
-                found += _compared(own, pd.concat([own.of(*key), own.again(*key)]))
+                found += _compared(own, pd.concat([own.of(*key), own.again(*key)]), pair)
     return found
 
 
-def _compared(results: Results, cells: pd.DataFrame) -> list[Comparison]:
+def _compared(results: Results, cells: pd.DataFrame, pair: Pair) -> list[Comparison]:
     """Return the comparisons that cells of one package, workload and mode allow."""
     cells = of_patched(cells[cells["valid"]])
     cells = cells.assign(
@@ -104,27 +118,28 @@ def _compared(results: Results, cells: pd.DataFrame) -> list[Comparison]:
     )
     found = []
     for _, own in cells.groupby([*_KEYS, "load"], dropna=False, sort=False):
-        lru, arc = (own[own["policy"] == policy] for policy in ("lru", "arc"))
-        if not (lru.empty or arc.empty):
-            found.append(_comparison(results, lru, arc))
+        base, policy = (own[own["policy"] == name] for name in pair)
+        if not (base.empty or policy.empty):
+            found.append(_comparison(results, base, policy, pair))
     return found
 
 
-def _comparison(results: Results, lru: pd.DataFrame, arc: pd.DataFrame) -> Comparison:
-    first = lru.iloc[0]
-    both = pd.concat([lru, arc])
+def _comparison(
+    results: Results, base: pd.DataFrame, policy: pd.DataFrame, pair: Pair
+) -> Comparison:
+    first = base.iloc[0]
+    both = pd.concat([base, policy])
     effect = online = None
     load = results.load(first["cell"])
     if both["ttft_kind"].eq("measured").all():
-        base, policy = (
-            [results.requests(cell) for _, cell in cells.iterrows()] for cells in (lru, arc)
+        of_both = _same_requests(
+            *([results.requests(cell) for _, cell in cells.iterrows()] for cells in (base, policy))
         )
-        base, policy = _same_requests(base, policy)
         if isinstance(load, OpenLoop):
-            online = _online(base, policy, load.turn_requests)
+            online = _online(*of_both, load.turn_requests)
         else:
-            effect = costline.effect(base, policy, int(first["batch_size"]))
-    of_arc = arc["hit_rate"].mean()
+            effect = costline.effect(*of_both, int(first["batch_size"]))
+    hit_rate = policy["hit_rate"].mean()
     return Comparison(
         package=ENGINES[first["engine"]].package,
         tier=first["tier"],
@@ -137,10 +152,11 @@ def _comparison(results: Results, lru: pd.DataFrame, arc: pd.DataFrame) -> Compa
         seed=int(first["seed"]),
         measured=str(both["measured_at"].min()),
         machine=str(first["machine"]),
-        lru=tuple(lru["cell"]),
-        arc=tuple(arc["cell"]),
-        hit_rates=(float(lru["hit_rate"].mean()), float(of_arc)),
-        gains=tuple(100 * (of_arc - lru["hit_rate"])),
+        pair=pair,
+        base=tuple(base["cell"]),
+        policy=tuple(policy["cell"]),
+        hit_rates=(float(base["hit_rate"].mean()), float(hit_rate)),
+        gains=tuple(100 * (hit_rate - base["hit_rate"])),
         effect=effect,
         online=online,
     )

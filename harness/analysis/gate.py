@@ -155,7 +155,7 @@ class Claim(_Measured):
     tier: str
     quantity: str
     unit: str
-    expect: Literal["up", "down", "flat"]
+    expect: Literal["up", "down", "flat", "at-least"]
     paper: float | None
     noise: float | None
     noise_df: PositiveFloat | None
@@ -189,7 +189,7 @@ class Claim(_Measured):
         """Whether the claim holds, if not in the paper's size."""
         if self.verdict == "undecided" and self.margins is not None and self.is_judged:
             low, high = self.interval
-            return {"up": low > 0, "down": high < 0, "flat": False}[self.expect]
+            return {"up": low > 0, "down": high < 0}.get(self.expect, False)
         return self.verdict in ("reproduced", "smaller", "larger")
 
     @cached_property
@@ -447,7 +447,7 @@ def _not_run(claim: Claim, ran: Sequence[Claim], nights: int) -> Iterable[Alarm]
 
 def _direction_lost(claim: Claim, before: Sequence[Claim]) -> Iterable[Alarm]:
     low, high = claim.interval
-    is_lost = {"up": high <= 0, "down": low >= 0, "flat": False}[claim.expect]
+    is_lost = {"up": high <= 0, "down": low >= 0}.get(claim.expect, False)
     if is_lost and _stands_out(claim, before, noise((*before, claim))):
         side = "above" if claim.expect == "up" else "below"
         yield Alarm("direction lost", f"{_value(claim)} is not {side} 0; {_said_before(before)}")

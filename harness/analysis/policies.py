@@ -156,7 +156,8 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
         interval; ``points_over_lru``, the mean over the seeds that both have, and
         ``points_ci95``; ``gap_closed``, that gain as a share of the optimum's where that is known;
         ``lru_tokens``, the cache at which LRU would hit as much (``equivalent``), the geometric
-        mean over these seeds.
+        mean over these seeds; ``unreachable``, of policies in the engine the share of cached blocks
+        that no request can use, since not all before them are cached.
 
     """
     of_one = (cells["mode"] == "batch") & (cells["batch_size"] == 1)
@@ -164,7 +165,7 @@ def compare(cells: pd.DataFrame, bounds: Sequence[pd.DataFrame]) -> pd.DataFrame
     # Another engine's policies have the same names.
     replayed = replayed[replayed["engine"].map(lambda name: ENGINES[name].package) == "vllm"]
     # Of a workload whose data cannot be had there are none, and its columns would not be numbers.
-    found = [table for table in bounds if not table.empty]
+    found = [table.assign(unreachable=np.nan) for table in bounds if not table.empty]
     rows = pd.concat([replayed.assign(kind="engine"), *found], join="inner", ignore_index=True)
     at = ["workload", "cache_tokens", "seed"]
     engine = rows[rows["kind"] == "engine"]
@@ -213,6 +214,7 @@ _COMPARED = (
     "points_ci95",
     "gap_closed",
     "lru_tokens",
+    "unreachable",
 )
 
 
@@ -235,6 +237,7 @@ def _compare(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
         points_half,
         bounded["points"].mean() / possible if possible else float("nan"),
         _geometric_mean(group["lru_tokens"].dropna()),
+        group["unreachable"].astype(float).mean(),
     )
     return {**key, **dict(zip(_COMPARED, values, strict=True))}
 
@@ -260,6 +263,7 @@ seeds; *gap* is the share of the way from LRU to the optimum. *Bounds*: the offl
 all requests to come; known popularity knows each document's, and is a bound on the expectation;
 infinite never evicts. *LRU needs*: the cache at which LRU would hit as much, interpolated between
 its sizes, and how much more that is, also in GiB of {model}'s KV cache ({bytes:,} bytes a token).
+*Unreachable*: cached blocks that are of no use, since not all blocks before them are cached.
 
 Kinds: *engine* is the policy in the patched engine. The others are policies that others propose,
 replayed outside it, one request at a time: *chains* see of which prompts blocks are; *told* see
@@ -279,8 +283,8 @@ def _markdown(table: pd.DataFrame) -> str:
         parts.append(f"## {workload}\n")
         parts.append(
             "| cache, tokens | policy | kind | seeds | hit rate | per block | points | gap "
-            "| LRU needs, tokens |\n"
-            "|---:|---|---|---:|---:|---:|---:|---:|---|"
+            "| LRU needs, tokens | unreachable |\n"
+            "|---:|---|---|---:|---:|---:|---:|---:|---|---:|"
         )
         rows = of_workload.assign(lru_needs=lru_needs(of_workload))
         parts += [_line(row) for _, row in rows.iterrows()]
@@ -306,6 +310,7 @@ def _line(row: "pd.Series[Any]") -> str:
         interval(row["points_over_lru"], row["points_ci95"], ".1f"),
         number(row["gap_closed"], ".0%"),
         row["lru_needs"],
+        number(row["unreachable"], ".1%"),
     )
     return "| " + " | ".join(map(str, columns)) + " |"
 

@@ -7,18 +7,22 @@ judge`` and ``python -m figures.report`` take such a folder for a run's results.
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from harness.analysis import results
+from harness.analysis.results import Results
 from harness.errors import HarnessError
 from harness.measure.records import REQUESTS, TELEMETRY
+from workloads.docqa import DocQA
+from workloads.sequence import Sequence
 
 _TABLES = ("cells.csv", "policies.csv", "policies.md")
-# Policies whose requests are compared one by one, and whose state is drawn.
-_COMPARED, _DRAWN = ("lru", "arc"), ("arc",)
+# Policies whose requests are compared one by one; and what is drawn of a policy's state.
+_COMPARED = ("lru", "arc", "alrfu")
+_STATE = {"arc": ["request", "t1", "p"], "alrfu": ["request", "half_life"]}
 _NOT_READ = ["first_byte_ns", "output_tokens", "queried_blocks", "cached_blocks", "error"]
-_STATE = ["request", "t1", "p"]
 
 
 def write(config: Path, folder: Path, reference: Path) -> None:
@@ -48,22 +52,31 @@ def write(config: Path, folder: Path, reference: Path) -> None:
     cells = found.cells[found.cells["valid"] & (not is_map)]
     for _, cell in cells.iterrows():
         to = partial / found.folder_of(cell).relative_to(folder)
-        if cell["policy"] in _COMPARED:
+        workload = found.config.workloads[cell["workload"]]
+        # Without a clock, it is conversations that are told apart.
+        is_read = cell["tier"] != "replay" or not isinstance(workload, DocQA)
+        if cell["policy"] in _COMPARED and is_read:
             requests = found.read_table(cell, REQUESTS).drop(columns=_NOT_READ)
             _write(requests, to / REQUESTS)
-        is_drawn = cell["mode"] == "open-loop" or (
-            cell["tier"] == "replay" and cell["mode"] == "batch" and cell["batch_size"] == 1
-        )
-        if cell["policy"] in _DRAWN and is_drawn:
-            telemetry = found.telemetry(cell)
-            if missing := [name for name in _STATE if name not in telemetry]:
+        if _is_drawn(found, cell):
+            telemetry, state = found.telemetry(cell), _STATE[cell["policy"]]
+            if missing := [name for name in state if name not in telemetry]:
                 raise HarnessError(
                     f"{found.folder_of(cell) / TELEMETRY}: has no {' and no '.join(missing)}, as "
                     "cells on servers had not before: measure it again"
                 )
-            _write(telemetry[_STATE], to / TELEMETRY)
+            _write(telemetry[state], to / TELEMETRY)
     shutil.rmtree(reference, ignore_errors=True)
     os.replace(partial, reference)
+
+
+def _is_drawn(found: Results, cell: "pd.Series[Any]") -> bool:
+    """Return whether a figure shows a cell's state over time, or a claim is on it."""
+    of_one = cell["mode"] == "batch" and cell["batch_size"] == 1
+    is_replay = bool(cell["tier"] == "replay" and of_one)
+    if cell["policy"] == "alrfu":
+        return is_replay and isinstance(found.config.workloads[cell["workload"]], Sequence)
+    return bool(cell["policy"] == "arc" and (is_replay or cell["mode"] == "open-loop"))
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

@@ -38,7 +38,7 @@ _KEYS = {
     "repeat": "repeat",
 }
 # The same, of those that came later.
-_LATER_KEYS = {"disturbed": "disturbed"}
+_LATER_KEYS = {"disturbed": "disturbed", "unreachable": "unreachable"}
 # What every summary has.
 _NEEDED = ("tier", "engine", "policy", "workload", "mode", "batch_size", "seed", "scale", "valid")
 # Where a cell's numbers come from.
@@ -169,7 +169,8 @@ def _origin(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
 def read_cells(path: Path) -> pd.DataFrame:
     """Read a table that ``write_cells`` wrote.
 
-    ``batch_size`` and ``request_rate`` are not a number where they do not apply.
+    ``batch_size`` and ``request_rate`` are not a number where they do not apply. Of a table written
+    before there were the last columns, they are empty.
 
     Raises:
         HarnessError: if it is missing, damaged or has other columns.
@@ -183,6 +184,7 @@ def read_cells(path: Path) -> pd.DataFrame:
         raise HarnessError(
             f"{path}: no table of cells: {error}. Remove it and run the same command again"
         ) from None
-    if list(table.columns) != COLUMNS:
+    missing = len(COLUMNS) - len(table.columns)
+    if missing not in range(len(_LATER_KEYS) + 1) or list(table) != COLUMNS[: len(table.columns)]:
         raise HarnessError(f"{path}: columns {list(table.columns)}, not {COLUMNS}")
-    return table
+    return table.reindex(columns=COLUMNS)

@@ -8,11 +8,12 @@ Nothing here knows a result or a claim; margins and tolerances are set beforehan
     two one-sided tests (TOST; Schuirmann, *J. Pharmacokinetics and Biopharmaceutics* 15, 1987),
     so that a wide interval reproduces nothing. Where no size is claimed: it lies on the claimed
     side of none. Of a claim that there is no effect: at every point it lies within the tolerance.
+    Of a claim of at least so much: at every point it lies there or above.
 *smaller*, *larger*
     It lies wholly below, or above, the margins, and on the claimed side.
 *refuted*
     It excludes the claimed direction; of a claim that there is no effect, it lies wholly outside
-    the tolerance at a point.
+    the tolerance, or of at least so much below that, at a point.
 *undecided*
     Anything else: there is not enough data to say.
 """
@@ -76,6 +77,21 @@ def of_none(effects: Sequence[Interval], tolerance: float) -> Verdict:
         return "refuted"
     is_within = all(-tolerance <= one.low and one.high <= tolerance for one in effects)
     return "reproduced" if is_within else "undecided"
+
+
+def of_least(effect: Interval, least: float) -> Verdict:
+    """Return the verdict on a claim of at least so much at one point."""
+    if effect.low >= least:
+        return "reproduced"
+    return "refuted" if effect.high < least else "undecided"
+
+
+def of_all(points: Sequence[Verdict]) -> Verdict:
+    """Return the verdict on a claim of every point by those on each."""
+    for verdict in ("refuted", "undecided"):
+        if verdict in points:
+            return verdict
+    return "reproduced"
 
 
 def power(share: Interval, margins: Margins) -> Power:

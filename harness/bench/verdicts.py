@@ -25,7 +25,7 @@ import pandas as pd
 from harness.analysis import claims, comparisons, costline, noise
 from harness.analysis import results as analysis_results
 from harness.analysis.claims import Claim
-from harness.analysis.comparisons import Comparison
+from harness.analysis.comparisons import PAPERS, Comparison
 from harness.analysis.costline import Effect
 from harness.analysis.noise import Noise
 from harness.analysis.results import Results
@@ -80,8 +80,10 @@ def simulate(found: Results, history: pd.DataFrame, runs: int) -> list[Result]:
     compared = comparisons.compare(found)
     known = noise.Noise(compared, history)
     measured: list[Result] = []
-    for claim in claims.read():
-        if claim.expect == "flat" or claim.quantity not in ("hit_rate", "ttft"):
+    for claim in claims.on(found):
+        if claim.expect not in ("up", "down") or claim.pair != PAPERS:
+            continue
+        if claim.quantity not in ("hit_rate", "ttft"):
             continue
         for tier, where in claim.tiers.items():
             one = claim.model_copy(update={"tiers": {tier: where}})
@@ -157,10 +159,10 @@ def _model(found: Results, claim: Claim, one: Comparison, known: Noise) -> _Mode
     error = 0.0 if math.isnan(measured.error) else measured.error
     if claim.quantity != "ttft" or one.effect is None:
         return _Model(one, size, measured, error)
-    num_base = len(one.lru)
+    num_base = len(one.base)
     work = [
         costline.work(found.requests(found.cell(name)), int(one.batch_size or 1))
-        for name in (*one.lru, *one.arc)
+        for name in (*one.base, *one.policy)
     ]
     line = costline.fit(work)
     of_base = pd.concat([own.assign(cell=i) for i, own in enumerate(work[:num_base])])

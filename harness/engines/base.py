@@ -17,6 +17,8 @@ _WARM_UP_REQUESTS = 3
 _ROOT = Path(__file__).parents[2]
 # What the engine of a tier has to be built for.
 _DEVICES = {"cpu": "CPUs", "gpu": "CUDA"}
+UNREACHABLE = "unreachable"
+"""Name, in a policy's state, of the share of cached blocks that no request can use."""
 
 
 def max_batched_tokens(max_model_len: int) -> int:

@@ -113,7 +113,9 @@ def _measure(
         fresh = engine.counters()
         batch.drive(engine, workload, spec.load, turns, watch, done)
     pulse.flush()
-    summary = summarize(spec, rows, fresh, engine.counters(), turns=watch.turns)
+    summary = summarize(
+        spec, rows, fresh, engine.counters(), turns=watch.turns, telemetry=telemetry
+    )
     if metrics := engine.metrics_text():
         (folder / METRICS).write_text(metrics)
     source = provenance(

@@ -78,7 +78,8 @@ class TelemetryRecord:
     """The policy's state after the given request, under the policy's own names.
 
     Of ARC: the sizes of T1, T2, B1, B2 and ``p``, the size meant for T1, all in blocks. Of all:
-    ``evictions`` since the engine started.
+    ``evictions`` since the engine started. In tier replay on vLLM ``unreachable``, the share of the
+    cached blocks that no request can use; not a number where it was not counted.
     """
 
     request: int

@@ -1,5 +1,6 @@
 """``summary.json`` of a cell; its keys are those of ``vllm bench serve`` where it has one."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,10 @@ import numpy as np
 from harness import disturbance
 from harness.cell import CellSpec
 from harness.disturbance import Turn
-from harness.engines.base import Counters
+from harness.engines.base import UNREACHABLE, Counters
 from harness.load.client import ClientLoad
 from harness.measure import validity
-from harness.measure.records import RequestRecord
+from harness.measure.records import RequestRecord, TelemetryRecord
 
 
 def summarize(
@@ -21,6 +22,7 @@ def summarize(
     after: Counters,
     client: ClientLoad | None = None,
     turns: Sequence[Turn] = (),
+    telemetry: Sequence[TelemetryRecord] = (),
 ) -> dict[str, Any]:
     """Return totals, percentiles, hit rates and validity of one cell.
 
@@ -35,6 +37,7 @@ def summarize(
         after: Its counters when the last had finished.
         client: What sending them cost; None in process.
         turns: What disturbed them; none without a clock.
+        telemetry: The policy's state, of which the mean share of unreachable blocks is kept.
 
     """
     counted = [row for row in rows if not row.warm_up]
@@ -71,9 +74,21 @@ def summarize(
         **validity.dispatch(counted),
         **(client.summary if client else {}),
         **disturbance.summary(turns),
+        UNREACHABLE: _unreachable(telemetry, len(rows) - len(counted)),
         "valid": not reasons,
         "invalid_reason": "; ".join(reasons),
     }
+
+
+def _unreachable(telemetry: Sequence[TelemetryRecord], warm_up: int) -> float | None:
+    """Return the mean share after the warm-up; None where it was never counted."""
+    shares = [
+        share
+        for record in telemetry
+        if record.request >= warm_up
+        and not math.isnan(share := record.state.get(UNREACHABLE, math.nan))
+    ]
+    return float(np.mean(shares)) if shares else None
 
 
 def _percentiles(name: str, values: Sequence[float | None]) -> dict[str, float | None]:

@@ -35,7 +35,10 @@ def _snakemake(
 
 @pytest.mark.parametrize(
     "name",
-    ["cpu", "smoke", "seeds", "saturation", "paper", "gpu-small", "fleet", "nightly", "versions"],
+    [
+        *("cpu", "smoke", "seeds", "policies", "saturation"),
+        *("paper", "gpu-small", "fleet", "nightly", "versions"),
+    ],
 )
 def test_dry_run_has_every_cell_once(checkout: Path, name: str) -> None:
     # Which is the default, as is the target.

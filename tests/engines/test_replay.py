@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from harness.cell import Batch, CellSpec
 from workloads.file import BlockRequest, BlockWorkload, Header
 
 
@@ -87,6 +88,71 @@ def test_rivals_are_replayed_in_a_cache_that_under_lru_hits_what_the_engine_does
     found = [replay.run([prompt])[0] for prompt in prompts]
     assert found == [16 * cache.run(request) for request in chains.requests]
     assert 0 < sum(found) < sum(request.prompt_tokens for request in requests) / 2
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc", "s3fifo", "alrfu"])
+def test_share_of_blocks_that_cannot_be_reached(tiny_model: Path, policy: str) -> None:
+    from harness.engines.vllm.replay import ReplayEngine
+
+    rng = random.Random("unreachable")
+    requests = []
+    # Conversations that grow, and sometimes an answer that is cached, too.
+    said = [0] * 40
+    for number in range(330):
+        one = rng.randrange(number // 15, number // 15 + 8)
+        said[one] = min(24, said[one] + rng.randint(1, 4))
+        found = [(100 * one, said[one])]
+        requests.append(
+            BlockRequest(
+                request=number,
+                prompt_tokens=16 * sum(count for _, count in found) + 1,
+                output_tokens=rng.choice([1, 1, 40]),
+                runs=tuple(found),
+            )
+        )
+    header = Header(
+        content="blocks", name="w", seed=1, block_size=16, requests=len(requests), params={}
+    )
+    spec = CellSpec(
+        tier="replay",
+        engine="replay",
+        policy=policy,
+        workload="w",
+        load=Batch(batch_size=1),
+        cache_blocks=60,
+        block_size=16,
+        threads=None,
+        seed=1,
+        model="",
+        dtype="float32",
+        scale=1,
+        repeat=0,
+    )
+    engine = ReplayEngine(spec, str(tiny_model), BlockWorkload(header, tuple(requests)))
+    before: dict[int, int | None] = {}
+    shares = []
+    for request in requests:
+        chain = [None, *request.blocks()]
+        before.update(zip(chain[1:], chain, strict=False))  # type: ignore[arg-type]
+        engine.generate([request])
+        share = engine.policy_state()["unreachable"]
+        if share == share:
+            names = {
+                int.from_bytes(key[:32])
+                for key in engine._replay.pool.cached_block_hash_to_block._cache
+            }
+            assert share == _unreachable(before, names & before.keys())
+            shares.append(share)
+    assert 15 <= len(shares) <= 20
+    # What LRU and ALRFU evict is the end of a chain.
+    assert (max(shares) > 0.02) == (policy in ("arc", "s3fifo"))
+
+
+def _unreachable(before: dict[int, int | None], cached: set[int]) -> float:
+    def is_reached(block: int | None) -> bool:
+        return block is None or (block in cached and is_reached(before[block]))
+
+    return sum(not is_reached(block) for block in cached) / max(1, len(cached))
 
 
 def test_a_ghost_takes_less_than_200_bytes() -> None:

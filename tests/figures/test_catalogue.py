@@ -34,7 +34,10 @@ def test_config_has_the_figures_of_its_cells(root: Path) -> None:
     assert catalogue.names(sglang) == ["fig3", *on_sglang, "fig7"]
     fleet = config.load(root / "config" / "fleet.yaml")
     assert catalogue.names(fleet) == ["fig3", "fig5-sharegpt", "fig7", "fleet"]
-    apart = [*of_gpus, *more, *on_sglang, "fleet"]
+    policies = config.load(root / "config" / "policies.yaml")
+    past_the_paper = ["adaptation", "unreachable"]
+    assert {*past_the_paper, "policies", "fig3-cpu", "fig5-cpu"} < set(catalogue.names(policies))
+    apart = [*of_gpus, *more, *on_sglang, *past_the_paper, "fleet"]
     others = [name for name in catalogue.FIGURES if name not in apart]
     assert catalogue.names(cpu) == [*others, "policies"]
     measured = {"figure-3-cpu": cpu.experiments["figure-3-cpu"]}
@@ -61,6 +64,8 @@ _BATCHES = [{"mode": "batch", "batch_size": 8}, {"mode": "batch", "batch_size": 
     [
         (_FIG3, ["fig3", "fig7"]),
         (_FIG3 | {"policies": ["lru"]}, ["fig3"]),
+        (_FIG3 | {"policies": ["lru", "alrfu"]}, ["fig3", "unreachable"]),
+        (_FIG3_CPU | {"policies": ["lru", "alrfu"]}, ["fig3-cpu"]),
         (_FIG3 | {"loads": _BATCHES[:1]}, ["hitrate-docqa-quality"]),
         (_FIG3 | {"loads": _BATCHES}, ["fig6"]),
         (_FIG3_CPU | {"policies": ["lru"]}, ["fig3-cpu"]),

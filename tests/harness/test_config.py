@@ -50,7 +50,10 @@ def test_cells_are_the_product_each_once_at_the_exact_size() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["cpu", "smoke", "seeds", "saturation", "paper", "gpu-small", "fleet", "nightly", "versions"],
+    [
+        *("cpu", "smoke", "seeds", "policies", "saturation"),
+        *("paper", "gpu-small", "fleet", "nightly", "versions"),
+    ],
 )
 def test_shipped_configs_are_valid(root: Path, name: str) -> None:
     assert config.load(root / "config" / f"{name}.yaml").name == name
@@ -86,6 +89,12 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
     shared = seeds.workloads.keys() & cpu.workloads.keys()
     assert len(shared) >= 3
     assert all(seeds.workloads[name] == cpu.workloads[name] for name in shared)
+    policies = config.load(root / "config" / "policies.yaml")
+    assert policies.tiers == cpu.tiers
+    # All of Mooncake's requests, not the first half.
+    of_seeds = seeds.workloads.keys() & policies.workloads.keys() - {"conversation-mooncake"}
+    assert len(of_seeds) >= 6
+    assert all(seeds.workloads[name] == policies.workloads[name] for name in of_seeds)
     paper = config.load(root / "config" / "paper.yaml")
     assert paper.workloads["docqa-quality"] == workload
     assert paper.tiers["gpu"].scale == 1
@@ -99,6 +108,21 @@ def test_cpu_config_is_the_papers_experiment(root: Path) -> None:
     assert isinstance(bailian, Trace)
     assert (bailian.warm_up, bailian.output_tokens) == (20_000, 1)
     assert cpu.experiments["figure-5"].cache_tokens == (30_000, 50_000, 100_000, 200_000, 300_000)
+
+
+def test_sequence_is_as_long_as_its_parts_and_names_what_is_missing(tmp_path: Path) -> None:
+    phases = [{"part": "a", "requests": 10}, {"part": "b", "requests": 10}]
+    parts: dict[str, Any] = {"a": {"kind": "docqa", "length_max": 60_000}, "b": {"kind": "docqa"}}
+    given = {"kind": "sequence", "parts": parts, "phases": phases}
+    with pytest.raises(HarnessError, match=r"50000 tokens are less than one request .*60000"):
+        config.parse(_changed("workloads.docqa-quality", given), "test")
+    parts["a"] = {"kind": "docqa", "corpus": "nowhere.jsonl"}
+    with pytest.raises(HarnessError, match=r"parts\.a\.corpus: no such file or data set: nowhere"):
+        config.parse(_changed("workloads.docqa-quality", given), "test")
+    del parts["a"]["corpus"]
+    parsed = config.parse(_changed("workloads.docqa-quality", given), "test")
+    # Conversations cannot be scaled, so nothing is.
+    assert {cell.scale for cell in parsed.cells.values()} == {1.0}
 
 
 @pytest.mark.parametrize(

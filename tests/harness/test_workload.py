@@ -8,9 +8,10 @@ from support.tokenizer import BOS, save_tokenizer
 from harness import config, workload
 from harness import model as models
 from harness.config import Config
-from workloads import file
+from workloads import datasets, file
 from workloads.docqa import DocQA
 from workloads.file import BlockWorkload, TextWorkload, WorkloadError
+from workloads.sequence import Sequence
 from workloads.sharegpt import ShareGPT
 from workloads.tokens import token_ids
 from workloads.trace import Trace
@@ -133,6 +134,46 @@ def test_real_conversations_are_cut_into_blocks(tiny_model: Path) -> None:
     assert any("17671" in note for note in made.header.notes)
 
 
+_SEQUENCE = {
+    "kind": "sequence",
+    "parts": {
+        "docs": {"kind": "docqa", "documents": 5, "window": 10, "length_mean": 2000},
+        "chats": {
+            "kind": "sharegpt",
+            "conversations": 6,
+            "arrival_rate": 1,
+            "think_time_mean": 1,
+            "length_max": 2000,
+        },
+    },
+    "phases": [
+        {"part": "docs", "requests": 8},
+        {"part": "chats", "requests": 6},
+        {"part": "docs", "requests": 8},
+    ],
+}
+
+
+@pytest.mark.parametrize("tier", ["cpu", "replay"])
+def test_workloads_one_after_the_other(tiny_model: Path, tier: Any) -> None:
+    content = _config(tier, scale=0.5).model_dump()
+    content["workloads"]["sequence"] = _SEQUENCE
+    made = workload.build(config.parse(content, "test"), tier, "sequence", 1, str(tiny_model))
+    assert len(made.requests) == 22
+    lengths = [request.prompt_tokens for request in made.requests]
+    # Not scaled, since conversations are not.
+    assert min(lengths[:8] + lengths[14:]) >= 1900 > max(lengths[8:14])
+    assert [request.session is None for request in made.requests] == [True] * 8 + [False] * 6 + [
+        True
+    ] * 8
+    if isinstance(made, BlockWorkload):
+        first, last = (
+            {next(r.blocks()) for r in part} for part in (made.requests[:8], made.requests[14:])
+        )
+        # The same documents come again.
+        assert first & last
+
+
 @pytest.mark.parametrize("name", ["trace", "original"])
 def test_data_that_cannot_be_had_is_said_in_the_file(
     data: Path, tiny_model: Path, tmp_path: Path, name: str
@@ -176,6 +217,28 @@ def test_files_that_a_config_names_are_sources(tmp_path: Path) -> None:
     given = {"conversations": 1, "arrival_rate": 1, "think_time_mean": 1, "length_max": 9}
     assert workload.sources(path, ShareGPT(path="c", **given)) == [Path("c")]
     assert workload.sources(path, ShareGPT(**given)) == []
+
+
+def test_parts_of_a_sequence_are_sources(data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    parts = _SEQUENCE["parts"] | {"docs": {"kind": "docqa", "corpus": "quality"}}  # type: ignore[operator]
+    given = _SEQUENCE | {"parts": parts}
+    path, own = tmp_path / "w.jsonl", Sequence.model_validate(given)
+    assert workload.sources(path, own) == []
+    content = _config().model_dump()
+    content["workloads"]["sequence"] = given
+    file.write(
+        path, workload.build(config.parse(content, "t"), "replay", "sequence", 1, str(tiny_model))
+    )
+    (data / "quality").mkdir(parents=True)
+    card = datasets.cards()["quality"].files[0].path
+    (data / card).parent.mkdir(parents=True, exist_ok=True)
+    (data / card).touch()
+    assert len(workload.sources(path, own)) == 1
+    log = tmp_path / "c.jsonl"
+    log.write_text("{}")
+    parts = {"docs": {"kind": "docqa", "corpus": str(log)}, "chats": parts["chats"]}
+    named = Sequence.model_validate(_SEQUENCE | {"parts": parts})
+    assert workload.sources(tmp_path / "v.jsonl", named) == [log]
 
 
 def test_bad_data_is_refused(data: Path, tiny_model: Path) -> None:

@@ -2,7 +2,13 @@
 
 import itertools
 import operator
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workloads.file import Run
 
 # vLLM keeps one block to itself as a placeholder.
 RESERVED_BLOCKS = 1
@@ -54,3 +60,65 @@ class BlockHits:
             cached = sum(map(cache.__contains__, keys))
             self._found[request.request_id] = (len(hashes), cached)
         return self._look_up(request, *limits)
+
+
+# Of an id: nothing is before it.
+_NOTHING = -1
+
+
+class Prefixes:
+    """Which block comes before which, as the prompts so far have it.
+
+    Ids of consecutive blocks follow each other but where a prompt's run began elsewhere, so that a
+    prompt costs as much as it has new runs.
+    """
+
+    def __init__(self) -> None:
+        # First id of a run -> the id before it.
+        self._before: dict[int, int] = {}
+
+    def add(self, runs: Sequence[Run]) -> None:
+        """Learn of a prompt, as runs of (first id, number of consecutive ids)."""
+        for place in range(len(runs) - 1, -1, -1):
+            first = runs[place][0]
+            # An id names all before it, so those are known, too.
+            if first in self._before:
+                return
+            self._before[first] = sum(runs[place - 1]) - 1 if place else _NOTHING
+
+    def unreachable(self, ids: npt.NDArray[np.int64]) -> int:
+        """Return of how many of some blocks not all blocks before them are among these, too.
+
+        Args:
+            ids: Of blocks of the prompts, each once.
+
+        """
+        if not len(ids):
+            return 0
+        ids = np.sort(ids)
+        before = ids - 1
+        firsts, lasts = (
+            np.fromiter(values, np.int64, len(self._before))
+            for values in (self._before.keys(), self._before.values())
+        )
+        place, is_there = _find(ids, firsts)
+        before[place[is_there]] = lasts[is_there]
+        # Parts of chains without a gap, of which all can be reached or none.
+        begins = np.ones(len(ids), bool)
+        begins[1:] = before[1:] != ids[:-1]
+        part = np.cumsum(begins) - 1
+        place, is_there = _find(ids, before[begins])
+        reached = before[begins] == _NOTHING
+        while True:
+            further = reached | (is_there & reached[part[place]])
+            if (further == reached).all():
+                return int(np.bincount(part)[~reached].sum())
+            reached = further
+
+
+def _find(
+    ids: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Return where in sorted ids each of some others is, and whether it is there at all."""
+    place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return place, ids[place] == wanted

@@ -100,6 +100,9 @@ def test_claims_are_those_of_the_paper_and_each_has_what_decides() -> None:
         {"margins": (1.1, 1.5)},
         {"margins": (0.5, 0.9)},
         {"margins": (0, 1.5)},
+        {"expect": "at-least"},
+        {"least": (1,)},
+        {"expect": "at-least", "least": (1, 2), "at": (50,)},
     ],
 )
 def test_claims_that_nothing_could_decide_are_refused(changes: dict[str, Any]) -> None:
@@ -111,7 +114,7 @@ def test_papers_gains_are_those_that_it_states() -> None:
     gains = {
         (claim.id, claim.workload, claim.quantity): claims._papers(claim)
         for claim in claims.read()
-        if claim.expect != "flat"
+        if claim.source == "paper" and claim.expect != "flat"
     }
     hit_rate = gains["C1", "docqa-quality", "hit_rate"]
     assert max(hit_rate.values()) == pytest.approx(10.8, abs=0.1)
@@ -255,7 +258,12 @@ def test_claims_on_workloads_that_a_config_does_not_have_are_not_judged(
     own = {"docqa-quality": found.config.workloads["docqa-quality"]}
     fewer = found.config.model_copy(update={"workloads": own})
     judged = claims.judge(replace(found, config=fewer), _NO_HISTORY)
-    of_all = {claim.id for claim in claims.read() if claim.workload == "docqa-quality"}
+    # Nor are those on policies that it does not have.
+    of_all = {
+        claim.id
+        for claim in claims.read()
+        if claim.workload == "docqa-quality" and claim.policy == "arc"
+    }
     assert {claim["id"] for claim in judged} == of_all
     assert of_all < {claim.id for claim in claims.read()}
 
@@ -477,6 +485,121 @@ def test_flat_is_within_the_tolerance_at_every_point() -> None:
         said = claims.decide(_FLAT, found)
         assert said[0] == verdict
         assert said[1].startswith(reason)
+
+
+_LEAST = Claim.model_validate(
+    _CLAIM.model_dump() | {"expect": "at-least", "margins": None, "least": (-0.3,)}
+)
+
+
+def _at_least(at: str, gain: float, error: float = 0, least: float = -0.3) -> Point:
+    return Point(at, Estimate(gain), drawn=Estimate(gain, error, 2), least=least)
+
+
+@pytest.mark.parametrize(
+    ("points", "verdict", "reason"),
+    [
+        (
+            [_at_least("50k", 1.0, 0.1), _at_least("100k", -0.2)],
+            "reproduced",
+            "At every point at least as much; nearest at 100k: -0.20 points, of at least -0.3.",
+        ),
+        (
+            # 4.303 standard errors are 0.43.
+            [_at_least("50k", 1.0, 0.1), _at_least("100k", 0.0, 0.1)],
+            "undecided",
+            "The interval has less, and more, at 100k: +0.00 [-0.43, +0.43] points, of at least",
+        ),
+        (
+            [_at_least("50k", 1.0), _at_least("100k", 0.0, 0.1), _at_least("200k", -0.9, 0.1)],
+            "refuted",
+            "It is less at 200k: -0.90 [-1.33, -0.47] points, of at least -0.3.",
+        ),
+        ([_at_least("50k", 1.6, least=1.5)], "reproduced", "It is at 50k: +1.60 points, of"),
+        ([_at_least("50k", 1.4, least=1.5)], "refuted", "It is less at 50k"),
+    ],
+)
+def test_never_less_is_judged_at_every_point(
+    points: list[Point], verdict: str, reason: str
+) -> None:
+    # However much the mean is.
+    said = claims.decide(_LEAST, Measured(points, Estimate(10), None))
+    assert said[0] == verdict
+    assert said[1].startswith(reason)
+    assert "over seeds" in said[1]
+    assert said[2:] == (None, None)
+
+
+def _past_the_paper(root: Path, tmp_path: Path, gains: dict[int, list[float]]) -> Results:
+    """Return replays in which ALRFU has so many points more than ARC, by size and seed."""
+    grid = experiment(
+        tier="replay",
+        policies=["lru", "arc", "alrfu"],
+        cache_tokens=list(gains),
+        seeds=[42, 43, 44],
+    )
+
+    def made(spec: CellSpec) -> list[RequestRecord]:
+        more = gains[spec.cache_tokens][spec.seed - 42] if spec.policy == "alrfu" else 0
+        return [
+            record(i, i, 1, prompt_tokens=1000, cached_tokens=300 + round(10 * more))
+            for i in range(4)
+        ]
+
+    found = measured(root, tmp_path, made, grid, base="policies")
+    share = {"lru": 0.0, "arc": 0.1, "alrfu": 0.0}
+    return replace(found, cells=found.cells.assign(unreachable=found.cells["policy"].map(share)))
+
+
+def test_claims_past_the_paper_are_on_a_policy_and_what_it_is_held_against(
+    root: Path, tmp_path: Path
+) -> None:
+    gains = {50_000: [2.4, 2.5, 2.6], 100_000: [0.0, 0.1, 0.1]}
+    results = _past_the_paper(root, tmp_path, gains)
+    at_50k = _judged(results, "P3a", "replay", "hit_rate")
+    assert at_50k["verdict"] == "reproduced", at_50k["reason"]
+    (point,) = at_50k["points"]
+    assert point["ours"] == pytest.approx(2.5)
+    # t(0.975, 2) = 4.303, of a standard error of 0.0577.
+    assert point["ci95"] == pytest.approx([2.5 - 0.248, 2.5 + 0.248], abs=0.001)
+    assert _judged(results, "P3b", "replay", "hit_rate")["verdict"] == "reproduced"
+    none = _judged(results, "P4a", "replay", "unreachable")
+    assert (none["verdict"], none["ours"]) == ("reproduced", 0)
+    some = replace(results, cells=results.cells.assign(unreachable=0.001))
+    row = _judged(some, "P4a", "replay", "unreachable")
+    assert (row["verdict"], row["ours"]) == ("refuted", pytest.approx(0.1))
+    before = replace(results, cells=results.cells.assign(unreachable=math.nan))
+    row = _judged(before, "P4a", "replay", "unreachable")
+    assert (row["verdict"], row["reason"]) == ("not run", "It was not counted in these cells.")
+
+
+def test_one_size_with_too_little_is_enough_against_a_claim_of_all(
+    root: Path, tmp_path: Path
+) -> None:
+    gains = {50_000: [1.0, 1.1, 1.2], 100_000: [-0.5, -0.5, -0.4], 200_000: [9, 9, 9]}
+    results = _past_the_paper(root, tmp_path, gains)
+    assert _judged(results, "P3a", "replay", "hit_rate")["verdict"] == "refuted"
+    row = _judged(results, "P3b", "replay", "hit_rate")
+    assert row["verdict"] == "refuted"
+    assert row["reason"].startswith("It is less at 100k tokens: -0.47 ")
+
+
+def test_ttft_of_other_pairs_is_through_hits_too(root: Path, tmp_path: Path) -> None:
+    grid = _GRID | {"policies": ["lru", "arc", "alrfu"], "cache_tokens": [50_000, 100_000]}
+    made = _made()
+
+    def shifted(spec: CellSpec) -> Any:
+        # ALRFU is to ARC what ARC is to LRU elsewhere.
+        policy = "arc" if spec.policy == "alrfu" else "lru"
+        repeat = spec.repeat + (spec.policy == "arc")
+        return made(spec.model_copy(update={"policy": policy, "repeat": repeat}))
+
+    again = grid | {"policies": ["arc"], "repeats": 2}
+    results = measured(root, tmp_path, shifted, grid, again, base="policies")
+    row = _judged(results, "P6", "cpu", "ttft")
+    assert [point["at"] for point in row["points"]] == ["50k tokens"]
+    assert row["ours"] == pytest.approx(-10, abs=3)
+    assert row["verdict"] == "reproduced", row["reason"]
 
 
 def _replay(

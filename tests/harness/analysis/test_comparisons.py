@@ -36,7 +36,7 @@ def test_cells_with_the_same_requests_are_compared(root: Path, tmp_path: Path) -
     one = found[0]
     assert (one.tier, one.workload, one.mode) == ("cpu", "docqa-quality", "batch")
     assert (one.batch_size, one.request_rate, one.seed) == (1, None, 42)
-    names = [name.rpartition("vllm-")[2] for name in (*one.lru, *one.arc)]
+    names = [name.rpartition("vllm-")[2] for name in (*one.base, *one.policy)]
     assert names == ["lru", "lru-again1", "arc"]
     # A repeat of LRU that hits two points more; the mean of LRU's is held against ARC's.
     mean = sum(i % 5 for i in range(_COUNT)) / _COUNT / 100
@@ -157,3 +157,14 @@ def test_damaged_cell_is_named(root: Path, tmp_path: Path) -> None:
     next(tmp_path.glob("cells/**/*arc/requests.parquet")).unlink()
     with pytest.raises(HarnessError, match=r"requests\.parquet: not readable"):
         comparisons.compare(results)
+
+
+def test_other_pairs_of_policies_have_names_of_their_own(root: Path, tmp_path: Path) -> None:
+    grid = _GRID | {"policies": ["lru", "arc", "alrfu"], "cache_tokens": [50_000]}
+    results = measured(root, tmp_path, _made, grid, _AGAIN)
+    (one,) = comparisons.compare(results, pair=comparisons.Pair("arc", "alrfu"))
+    assert [name.rpartition("vllm-")[2] for name in (*one.base, *one.policy)] == ["arc", "alrfu"]
+    assert one.gain == pytest.approx(99 - 40)
+    assert one.name == "cpu docqa-quality batch1 50, alrfu less arc"
+    papers = comparisons.compare(results)
+    assert [each.name for each in papers if each.x == 50] == ["cpu docqa-quality batch1 50"]

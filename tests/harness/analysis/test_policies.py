@@ -13,7 +13,7 @@ from workloads.file import BlockRequest, BlockWorkload, Header
 
 def _cells(rows: list[dict[str, Any]]) -> pd.DataFrame:
     always: dict[str, Any] = {"tier": "replay", "engine": "replay", "workload": "w"}
-    always |= {"mode": "batch", "batch_size": 1, "cache_tokens": 1600}
+    always |= {"mode": "batch", "batch_size": 1, "cache_tokens": 1600, "unreachable": None}
     return pd.DataFrame(
         [always | {"valid": True, "hit_rate_per_block": row["hit_rate"]} | row for row in rows]
     )
@@ -89,8 +89,8 @@ def test_nothing_to_compare_is_an_empty_table(tmp_path: Path) -> None:
 def test_tables_are_written_for_people_and_programs(tmp_path: Path) -> None:
     cells = _cells(
         [
-            {"policy": policy, "seed": seed, "hit_rate": hit_rate}
-            for policy, hit_rate in (("lru", 0.2), ("arc", 0.3))
+            {"policy": policy, "seed": seed, "hit_rate": hit_rate, "unreachable": seed / 10 * lost}
+            for policy, hit_rate, lost in (("lru", 0.2, 0), ("arc", 0.3, 1))
             for seed in (1, 2)
         ]
     )
@@ -101,7 +101,10 @@ def test_tables_are_written_for_people_and_programs(tmp_path: Path) -> None:
     assert "## w" in text
     assert (
         "| 1,600 | arc | engine | 2 | 0.300 \u00b1 0.000 | 0.300 | 10.0 \u00b1 0.0 | 29% "
-        "| beyond 1,600 |" in text
+        "| beyond 1,600 | 15.0% |" in text
+    )
+    assert (
+        "| lru | engine | 2 | 0.200 \u00b1 0.000 | 0.200 | 0.0 \u00b1 0.0 | 0% |  | 0.0% |" in text
     )
 
 

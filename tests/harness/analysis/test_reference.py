@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from support.results import due, experiment, measured, open_loop
+from support.results import due, experiment, measured, open_loop, record
 
 from harness.analysis import claims, noise, reference, results
 from harness.analysis.results import Results
@@ -74,3 +74,42 @@ def test_of_a_map_its_tables_are_kept(ran: Results, tmp_path: Path) -> None:
     reference.write(tmp_path / "ran.yaml", ran.folder, tmp_path / "kept")
     files = {path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()}
     assert files == {"config.yaml", "cells.csv", "policies.csv", "policies.md", "map.csv"}
+
+
+def test_of_replays_only_what_is_read_is_kept(root: Path, tmp_path: Path) -> None:
+    policies = ["lru", "arc", "alrfu", "slru"]
+    names = ("docqa-quality", "conversation-sharegpt", "docqa-sharegpt-docqa")
+    grids = [
+        experiment(tier="replay", workload=name, policies=policies, cache_tokens=[100_000])
+        for name in names
+    ]
+
+    def made(spec: CellSpec) -> list[RequestRecord]:
+        is_chat = spec.workload != "docqa-quality"
+        return [record(i, i, 1, session=i % 3 if is_chat and i > 5 else None) for i in range(9)]
+
+    ran = measured(root, tmp_path / "ran", made, *grids, base="policies")
+    ran.policies.to_csv(ran.folder / "policies.csv", index=False)
+    (ran.folder / "policies.md").write_text("# Policies\n")
+    (tmp_path / "ran.yaml").write_text(yaml.safe_dump(ran.config.model_dump(mode="json")))
+    for path in ran.folder.glob("cells/*/*/telemetry.parquet"):
+        state = {"request": [0], "t1": [1.0], "p": [1.0], "half_life": [4.0], "unreachable": [0.0]}
+        pd.DataFrame(state).to_parquet(path)
+    reference.write(tmp_path / "ran.yaml", ran.folder, tmp_path / "kept")
+    kept = {
+        (path.parent.name.partition("-batch1")[0], path.parent.name.rpartition("-")[2], path.stem)
+        for path in (tmp_path / "kept" / "cells").rglob("*.parquet")
+    }
+    assert kept == {
+        # Whose requests are of conversations, at least some.
+        *((name, policy, "requests") for name in names[1:] for policy in policies[:3]),
+        *((name, "arc", "telemetry") for name in names),
+        ("docqa-sharegpt-docqa", "alrfu", "telemetry"),
+    }
+    found = results.read(tmp_path / "ran.yaml", ran.folder)
+    of_kept = results.read(tmp_path / "kept" / "config.yaml", tmp_path / "kept")
+    judged = claims.judge(of_kept, noise.read(None))
+    assert judged == claims.judge(found, noise.read(None))
+    assert any(row["verdict"] != "not run" for row in judged)
+    half_life = next((tmp_path / "kept").glob("cells/*/*alrfu/telemetry.parquet"))
+    assert list(pd.read_parquet(half_life)) == ["request", "half_life"]

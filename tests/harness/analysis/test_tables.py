@@ -14,7 +14,7 @@ _COLUMNS = (
     "tier,engine,policy,workload,mode,batch_size,request_rate,cache_tokens,seed,requests,hit_rate,"
     "hit_rate_per_block,ttft_mean_ms,ttft_p50_ms,ttft_p90_ms,ttft_p99_ms,ttft_kind,valid,"
     "invalid_reason,cell,repeat,engine_version,patches_sha256,model_sha256,machine,measured_at,"
-    "git,folder,disturbed"
+    "git,folder,disturbed,unreachable"
 )
 
 
@@ -114,6 +114,19 @@ def test_disturbed_cell_stays_valid_and_says_so(
     assert table["valid"].all()
     assert table["disturbed"]["a"] == lost
     assert table["disturbed"].isna()["b"]
+
+
+def test_table_from_before_the_last_columns_is_read(tmp_path: Path) -> None:
+    tables.write_cells([_cell(tmp_path / "a", unreachable=0.25)], tmp_path / "cells.csv")
+    now = tables.read_cells(tmp_path / "cells.csv")
+    assert list(now["unreachable"]) == [0.25]
+    now.drop(columns=["unreachable"]).to_csv(tmp_path / "before.csv", index=False)
+    before = tables.read_cells(tmp_path / "before.csv")
+    assert list(before) == list(now)
+    assert before["unreachable"].isna().all()
+    now.drop(columns=["folder"]).to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(HarnessError, match="columns"):
+        tables.read_cells(tmp_path / "other.csv")
 
 
 def test_missing_cell_and_other_table_are_refused(tmp_path: Path) -> None:

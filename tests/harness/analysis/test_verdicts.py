@@ -146,3 +146,24 @@ def test_so_much_more_data_would_decide(value: float, half: float) -> None:
 def test_no_data_decides_what_lies_at_a_margin() -> None:
     assert verdicts.more_needed(Interval(1.5, 1.4, 1.6), _MARGINS) == math.inf
     assert verdicts.more_needed(Interval(1, -math.inf, math.inf), _MARGINS) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.3, 0.1, "reproduced"),
+        (0.0, 9.0, "reproduced"),
+        (-0.31, 0.1, "undecided"),
+        (-9.0, -0.3, "undecided"),
+        (-9.0, -0.31, "refuted"),
+        (-math.inf, math.inf, "undecided"),
+    ],
+)
+def test_at_least_so_much(low: float, high: float, verdict: str) -> None:
+    assert verdicts.of_least(Interval(0, low, high), -0.3) == verdict
+
+
+def test_one_point_refutes_what_is_said_of_all() -> None:
+    assert verdicts.of_all(["reproduced", "reproduced"]) == "reproduced"
+    assert verdicts.of_all(["reproduced", "undecided"]) == "undecided"
+    assert verdicts.of_all(["undecided", "refuted", "reproduced"]) == "refuted"

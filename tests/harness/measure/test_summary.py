@@ -7,6 +7,7 @@ from support.records import AFTER, FRESH, ROWS, SPEC
 from harness.cell import OpenLoop
 from harness.engines.base import Counters
 from harness.load.client import ClientLoad
+from harness.measure.records import TelemetryRecord
 from harness.measure.summary import summarize
 
 
@@ -98,3 +99,15 @@ def test_without_a_clock_there_is_no_ttft() -> None:
     assert summary["valid"]
     assert summary["mean_ttft_ms"] is summary["duration"] is None
     assert summary["ttft_kind"] is None
+
+
+def test_share_of_unreachable_blocks_is_the_mean_of_what_was_counted_after_the_warm_up() -> None:
+    rows = [replace(row, warm_up=row.request < 1) for row in ROWS]
+    shares = (0.9, 0.2, float("nan"), 0.4)
+    telemetry = [TelemetryRecord(i, {"unreachable": share}) for i, share in enumerate(shares)]
+    found = summarize(SPEC, rows, FRESH, AFTER, telemetry=telemetry)
+    assert found["unreachable"] == pytest.approx(0.3)
+    assert summarize(SPEC, ROWS, FRESH, AFTER)["unreachable"] is None
+    # On a server, whose policies keep a state without it.
+    telemetry = [TelemetryRecord(0, {"t1": 1.0})]
+    assert summarize(SPEC, ROWS, FRESH, AFTER, telemetry=telemetry)["unreachable"] is None
