@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from harness.cell import CellSpec
 from harness.cell import Fleet as Load
-from harness.engines.base import Completion, Counters, Engine
+from harness.engines.base import UNREACHABLE, Completion, Counters, Engine
 from harness.engines.routers import ROUTERS
 from workloads.file import BlockRequest
 
@@ -59,6 +59,8 @@ class Fleet:
         total: Counter[str] = Counter()
         for engine in self._engines:
             total.update(engine.policy_state() or {})
+        # A share, of which each engine has its own.
+        total.pop(UNREACHABLE, None)
         return {**total, "busiest": max(self._counts) / max(1, sum(self._counts))}
 
     def metrics_text(self) -> None:

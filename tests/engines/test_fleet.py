@@ -61,6 +61,8 @@ def test_fleet_of_one_hits_what_the_engine_does(tiny_model: Path) -> None:
     workload = _workload(200)
     alone, state = _run(tiny_model, _spec(Batch(batch_size=4)), workload)
     fleet = Fleet(mode="fleet", batch_size=4, engines=1, router="scored")
+    # A share, which would not add up.
+    assert state.pop("unreachable") >= 0
     assert _run(tiny_model, _spec(fleet), workload) == (alone, {**state, "busiest": 1.0})
     assert sum(alone) > 0
 
