@@ -8,6 +8,7 @@ All but the Zipf exponent and the think time, which configs give, is measured of
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -235,7 +236,7 @@ def sentence(made: pd.DataFrame, traffic: Traffic, cache_tokens: int) -> str:
         f"at {row['arc']:+.1f} points over LRU and the best other policy, {best}, at "
         f"{row['best']:+.1f}.{edge}"
     )
-    return said.replace("-", "\N{MINUS SIGN}")
+    return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", said)
 
 
 def _nearest(values: "pd.Series[float]", wanted: float) -> float:

@@ -31,6 +31,7 @@ def test_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         "workloads",
         "experiments",
         "rivals",
+        "map",
         "study",
     }
 

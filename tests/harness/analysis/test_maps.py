@@ -136,6 +136,7 @@ def test_sentence_has_the_nearest_point() -> None:
     assert "(documents of Zipf exponent 1, 60 % and 0.1)" in skewed
     assert "ARC at +8.0 points over LRU and the best other policy, ALRFU, at +9.0." in skewed
     assert "edge" not in skewed
+    assert "of look-ups" in skewed
     chats = maps.sentence(made, made_up.traffic(**made_up.CHATS | {"live_sessions": 12.0}), 12_000)
     assert "0.6 times what its 12 live sessions hold" in chats
     assert f"ARC at {minus}4.0 points over LRU" in chats
