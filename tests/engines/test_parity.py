@@ -122,7 +122,8 @@ def test_same_hits_and_same_state_after_every_batch(
     pd.testing.assert_frame_equal(measured, repeated)
     assert measured["cached_tokens"].sum() > 0
     states = [pd.read_parquet(cell / "telemetry.parquet") for cell in (real, replayed)]
-    pd.testing.assert_frame_equal(*states)
+    # What a replay alone counts.
+    pd.testing.assert_frame_equal(states[0], states[1].drop(columns="unreachable"))
 
     summaries: list[dict[str, Any]] = [
         json.loads((cell / "summary.json").read_text()) for cell in (real, replayed)

@@ -105,7 +105,7 @@ def test_arc_telemetry_keeps_the_bounds(bench: Bench) -> None:
 
 
 def test_cache_smaller_than_a_request_is_refused(bench: Bench) -> None:
-    given = file.read(bench.workload)
+    given = file.read(bench.workload_of_alone)
     assert isinstance(given, TextWorkload)
     longer = tuple(r.model_copy(update={"prompt_tokens": 9999}) for r in given.requests)
     file.write(bench.folder / "long.jsonl", replace(given, requests=longer))
@@ -124,7 +124,7 @@ def test_engine_that_dies_at_start_shows_its_log(bench: Bench, tmp_path: Path) -
     (broken / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "qwen3"}')
     healthy, bench.model = bench.model, broken
     try:
-        run = bench.run(bench.alone, tmp_path / "cells" / "c")
+        run = bench.run(bench.alone, tmp_path / "cells" / "c", bench.workload_of_alone)
     finally:
         bench.model = healthy
     assert run.returncode == 1

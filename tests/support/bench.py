@@ -54,14 +54,16 @@ class Bench:
     def __init__(self, folder: Path, tiny_model: Path, engine_tree: Path) -> None:
         self.folder, self.model, self.tree = folder, tiny_model, engine_tree
         self.config, self.workload = folder / "test.yaml", folder / "w.jsonl"
+        self.workload_of_alone = folder / "w2.jsonl"
         folder.mkdir(exist_ok=True)
         with self._locked("lock"):
             if not self.config.exists():
                 self.config.write_text(yaml.safe_dump(_CONFIG))
             parsed = config.load(self.config)
-            if not self.workload.exists():
-                built = workload.build(parsed, "cpu", "docqa", 1, str(tiny_model))
-                file.write(self.workload, built)
+            for seed, path in ((1, self.workload), (2, self.workload_of_alone)):
+                if not path.exists():
+                    built = workload.build(parsed, "cpu", "docqa", seed, str(tiny_model))
+                    file.write(path, built)
         self._groups, self._cells = parsed.groups, parsed.cells.values()
 
     def cell(self, engine: str, policy: str, load: Load = _SINGLE, repeat: int = 0) -> CellSpec:
