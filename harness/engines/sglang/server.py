@@ -16,6 +16,7 @@ _SERVING = "harness.engines.sglang.serving"
 # Of a request's length SGLang keeps some to itself: six, as of 0.5.23.
 _RESERVED_TOKENS = 16
 
+_IDLE_SECONDS = 60
 
 class SGLangServer(Server):
     """A server of SGLang; see ``Server``."""
@@ -53,8 +54,9 @@ class SGLangServer(Server):
         return {name: tokens / self.block_size for name, tokens in state.items()}
 
     def forget(self) -> None:
-        """Have it forget what is cached."""
-        self.post("/flush_cache", None)
+        """Have it forget what is cached, as soon as it is idle."""
+        # Of the last request it may be busy for a while after its answer; then it refuses.
+        self.post(f"/flush_cache?timeout={_IDLE_SECONDS}", None)
 
 
 def _options(spec: CellSpec, max_model_len: int, port: int) -> list[str]:
