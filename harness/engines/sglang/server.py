@@ -15,8 +15,8 @@ from harness.engines.sglang import counters
 _SERVING = "harness.engines.sglang.serving"
 # Of a request's length SGLang keeps some to itself: six, as of 0.5.23.
 _RESERVED_TOKENS = 16
-
 _IDLE_SECONDS = 60
+
 
 class SGLangServer(Server):
     """A server of SGLang; see ``Server``."""
