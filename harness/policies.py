@@ -18,6 +18,8 @@ class Policy:
     marker: str
     is_papers: bool = False
     """Whether the paper measured it."""
+    is_ablation: bool = False
+    """Whether it is there to show what a part of another policy does, and is not for use."""
 
 
 POLICIES = {
@@ -27,4 +29,5 @@ POLICIES = {
     "slru": Policy("SLRU", "#029e73", "D"),
     "s3fifo": Policy("S3-FIFO", "#cc78bc", "v"),
     "alrfu": Policy("ALRFU", "#d55e00", "P"),
+    "arcleaf": Policy("ARC, leaves only", "#56b4e9", "X", is_ablation=True),
 }

@@ -142,7 +142,11 @@ def _content(log: Mapping[str, Any], called: str, model: str, block_size: int) -
 
 
 def _grid(called: str, sizes: list[int]) -> dict[str, Any]:
-    policies = [name for name in POLICIES if name in ENGINES[_ENGINE].policies]
+    policies = [
+        name
+        for name, policy in POLICIES.items()
+        if name in ENGINES[_ENGINE].policies and not policy.is_ablation
+    ]
     cells = {"tier": "replay", "workload": called, "policies": policies, "seeds": [_SEED]}
     return {"experiments": {called: cells | {"cache_tokens": sizes}}}
 

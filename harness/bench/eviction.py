@@ -40,6 +40,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+_POLICIES = [name for name, policy in POLICIES.items() if not policy.is_ablation]
 Work = Literal["prefill", "decode", "hybrid"]
 # CPU time over that of the patched lru, at most.
 _TARGETS: dict[Work, dict[str, float]] = {
@@ -103,7 +104,7 @@ def run(build: Path, output: Path) -> list[Result]:
 
 def _scheduler(model: Path, engine_tree: Path, work: Work) -> list[Result]:
     """CPU time of the scheduler, or its part that manages the cache, without a model."""
-    ratios: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    ratios: dict[str, list[float]] = {policy: [] for policy in _POLICIES}
     stock_ratios: list[float] = []
     for i in range(_ROUNDS):
         process.report(f"{work}, round {i + 1} of {_ROUNDS}")
@@ -117,11 +118,9 @@ def _scheduler(model: Path, engine_tree: Path, work: Work) -> list[Result]:
             documents=_DOCUMENTS,
         )
         stock = _medians(_time(order, None))[None]
-        patched = _medians(
-            _time(order.model_copy(update={"policies": list(POLICIES)}), engine_tree)
-        )
+        patched = _medians(_time(order.model_copy(update={"policies": _POLICIES}), engine_tree))
         stock_ratios.append(patched["lru"] / stock)
-        for policy in POLICIES:
+        for policy in _POLICIES:
             ratios[policy].append(patched[policy] / patched["lru"])
     return [
         Result(f"{work}: patched lru / stock", statistics.median(stock_ratios), "ratio", 1.01),

@@ -131,7 +131,7 @@ def test_sequence_is_as_long_as_its_parts_and_names_what_is_missing(tmp_path: Pa
         (
             "experiments.one.policies",
             ["mru"],
-            r"policies.0: Input should be 'lru', 'dbl', .*, 's3fifo' or 'alrfu', not 'mru'",
+            r"policies.0: Input should be 'lru', 'dbl', .*, 'alrfu' or 'arcleaf', not 'mru'",
         ),
         ("experiments.one.cache_tokens", [5000], r"5000 tokens are less than one request"),
         ("experiments.one.workload", "other", r"'other' is none of the workloads"),
@@ -142,7 +142,7 @@ def test_sequence_is_as_long_as_its_parts_and_names_what_is_missing(tmp_path: Pa
         ("experiments", {}, r"at least one experiment"),
         ("experiments.one.engine", "replay", r"engine replay does not run in tier cpu"),
         ("experiments.one.engine", "sglang-replay", r"sglang-replay does not run in tier cpu"),
-        ("experiments.one.policies", ["s3fifo", "LRU"], r"'s3fifo' or 'alrfu', not 'LRU'"),
+        ("experiments.one.policies", ["s3fifo", "LRU"], r"'alrfu' or 'arcleaf', not 'LRU'"),
         ("experiments.one.tier", "gpu", r"'gpu' is none of the tiers of this config \(cpu\)"),
         ("tiers.cpu.block_size", 16, r"tiers.cpu.block_size: 16: .* multiples of 32"),
         ("tiers.cpu.block_size", "x", r"tiers.cpu.block_size: .*not 'x'"),

@@ -1,37 +1,14 @@
 """ALRFU: decision for decision as a readable reference, and what it promises of prefixes."""
 
-import ast
 import random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.chains import count_unreachable, random_chain, run_chain
 from support.independent import IndependentCache
 from support.pool import Pool, chain_hashes
-
-
-def _random_chain(rng: random.Random) -> list[int]:
-    """Return a chain that begins as others do: a document, a part of it, and a question."""
-    document = min(rng.randrange(12), rng.randrange(12))
-    length = rng.randrange(1, 7)
-    question = [1000 + rng.randrange(3)] * rng.randrange(2)
-    return [document * 10 + i for i in range(length)] + question
-
-
-def _run(pool: Pool, chain: list[int]) -> int:
-    started = pool.start(chain_hashes(*chain))
-    assert started is not None
-    pool.finish(started[0])
-    return started[1]
-
-
-def _unreachable(pool: Pool) -> int:
-    """Return how many cached blocks there are with one before them that is not cached."""
-    # A test's hash is its chain's contents; all but the last are the one before.
-    chains = {b.block_hash[:-4].rstrip(b".") for b in pool.pool.blocks if b.block_hash is not None}
-    names = {ast.literal_eval(chain.decode()) for chain in chains}
-    return sum(len(name) > 1 and name[:-1] not in names for name in names)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -46,9 +23,9 @@ def test_follows_the_reference(seed: int, monkeypatch: pytest.MonkeyPatch) -> No
     pool, reference = Pool("alrfu", capacity), ReferenceALRFU(capacity)
     followed = set()
     for _ in range(400):
-        chain = _random_chain(rng)
+        chain = random_chain(rng)
         names = [str(chain[: i + 1]) for i in range(len(chain))]
-        assert _run(pool, chain) == reference.request(names)
+        assert run_chain(pool, chain) == reference.request(names)
         half_life = alrfu.HALF_LIVES[reference.followed]
         assert pool.policy.get_stats()["half_life"] == half_life
         followed.add(half_life)
@@ -85,10 +62,10 @@ def test_every_cached_block_can_be_reached(
     for _ in range(1500):
         if len(running) == batch_size:
             pool.finish(running.pop(rng.randrange(batch_size)))
-        started = pool.start(chain_hashes(*_random_chain(rng)), partial_blocks=rng.randrange(2))
+        started = pool.start(chain_hashes(*random_chain(rng)), partial_blocks=rng.randrange(2))
         assert started is not None
         running.append(started[0])
-        assert _unreachable(pool) == 0
+        assert count_unreachable(pool) == 0
     assert pool.policy.num_evictions > 1000
 
 
@@ -100,8 +77,8 @@ def test_other_policies_strand_blocks() -> None:
         pool = Pool(policy, 20)
         stranded[policy] = 0
         for _ in range(1500):
-            _run(pool, _random_chain(rng))
-            stranded[policy] += _unreachable(pool)
+            run_chain(pool, random_chain(rng))
+            stranded[policy] += count_unreachable(pool)
     assert stranded["lru"] == 0 < stranded["arc"]
 
 
@@ -112,12 +89,12 @@ def test_follows_a_half_life_that_hits_more_and_leaves_it_again() -> None:
     # A few documents are popular; scans come between.
     for i in range(1500):
         document = rng.randrange(8) if rng.random() < 0.5 else 100 + i
-        _run(pool, [document * 10 + j for j in range(6)])
+        run_chain(pool, [document * 10 + j for j in range(6)])
     assert pool.policy.get_stats()["half_life"] > 0
     # Then every document is asked for a few times, soon, and never again.
     for i in range(1500):
         document = 10_000 + i // 3 - rng.randrange(4)
-        _run(pool, [document * 10 + j for j in range(6)])
+        run_chain(pool, [document * 10 + j for j in range(6)])
     assert pool.policy.get_stats()["half_life"] == 0
 
 
@@ -126,7 +103,7 @@ def test_ghosts_are_bounded() -> None:
 
     pool = Pool("alrfu", 30)
     for i in range(3000):
-        _run(pool, [i * 10 + j for j in range(5)])
+        run_chain(pool, [i * 10 + j for j in range(5)])
         policy = pool.policy
         gone = sum(not run.blocks for run in policy._runs.values())
         most = alrfu.MAX_GHOSTS * policy.capacity
@@ -153,7 +130,7 @@ def test_of_two_blocks_with_one_hash_the_spare_one_goes_first() -> None:
 
 def test_what_comes_back_from_preemption_is_not_used_once_more() -> None:
     pool = Pool("alrfu", 8)
-    _run(pool, [1, 2])
+    run_chain(pool, [1, 2])
     (run,) = pool.policy._runs.values()
     scores = run.scores
     started = pool.start(chain_hashes(1, 2), num_own=2)
@@ -161,7 +138,7 @@ def test_what_comes_back_from_preemption_is_not_used_once_more() -> None:
     pool.finish(started[0])
     (run,) = pool.policy._runs.values()
     assert run.scores == scores
-    _run(pool, [1, 2])
+    run_chain(pool, [1, 2])
     (run,) = pool.policy._runs.values()
     assert all(map(float.__gt__, run.scores, scores))
 

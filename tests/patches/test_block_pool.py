@@ -160,7 +160,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(ghosts) == sum(len(queue) for queue in queues)
 
 
-@pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo", "alrfu", lrfu.NAME])
+@pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo", "alrfu", "arcleaf", lrfu.NAME])
 def test_pool(policy: str, adding_a_policy: Path) -> None:
     lrfu.register(adding_a_policy)
     machine = type(f"{policy}Machine", (PoolMachine,), {"policy": policy})

@@ -21,7 +21,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "two windows, latest only": {"groups": ("window", "full", "window"), "retention": 0},
     "mamba": {"groups": ("full", "mamba")},
 }
-_POLICIES = ("arc", "dbl", "slru", "s3fifo", "alrfu")
+_POLICIES = ("arc", "dbl", "slru", "s3fifo", "alrfu", "arcleaf")
 
 
 def _prompt(rng: random.Random) -> list[int]:

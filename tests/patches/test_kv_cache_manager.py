@@ -80,7 +80,7 @@ def test_decoded_blocks_are_cached_and_hit_like_others() -> None:
     assert manager.pool.get_num_free_blocks() == 8
 
 
-@pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo", "alrfu"])
+@pytest.mark.parametrize("policy", ["arc", "dbl", "slru", "s3fifo", "alrfu", "arcleaf"])
 def test_groups_of_several_kinds_share_the_policy(policy: str) -> None:
     manager, stock = (Manager(24, name, groups=("full", "window")) for name in (policy, "lru"))
     pool = manager.pool

@@ -7,7 +7,7 @@ import pytest
 from support.pool import BLOCK_SIZE, FakeRequest, Pool, chain_hashes, get_ghosts
 
 # Those that keep what was used several times, whatever the traffic was; and all.
-_KEEPING = ["arc", "dbl", "slru", "s3fifo"]
+_KEEPING = ["arc", "dbl", "slru", "s3fifo", "arcleaf"]
 _POLICIES = [*_KEEPING, "alrfu"]
 
 
@@ -268,5 +268,5 @@ def test_without_prefix_caching_there_is_no_policy() -> None:
 
 
 def test_unknown_policy_names_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match=r"'mru'.*'lru', 'arc', 'dbl', 'slru', 's3fifo', 'alrfu'"):
+    with pytest.raises(ValueError, match=r"'mru'.*'lru', 'arc', 'dbl', 'slru', 's3fifo', 'alrfu', 'arcleaf'"):
         Pool("mru", 4)

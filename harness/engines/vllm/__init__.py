@@ -7,7 +7,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "PYTHONHASHSEED": "0",  # vLLM seeds its block hashes with it
 }
-_POLICIES = ("lru", "dbl", "arc", "slru", "s3fifo", "alrfu")
+_POLICIES = ("lru", "dbl", "arc", "slru", "s3fifo", "alrfu", "arcleaf")
 _OFFLINE, _SERVER = "harness.engines.vllm.offline:VLLM", "harness.engines.vllm.server:VLLMServer"
 
 KINDS = (
