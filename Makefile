@@ -26,7 +26,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --gene
 	--only-binary :all: --no-binary connection-pool $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-cuda env-sglang env-sglang-cuda check-gpu figures claims study smoke figures-from-reference data test bench test-upstream lint format lock patches port versions clean
+.PHONY: help env env-cuda env-sglang env-sglang-cuda check-gpu figures claims study smoke figures-from-reference data test test-slurm bench test-upstream lint format lock patches port versions clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -94,6 +94,10 @@ PYTEST = python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorde
 test: env ## Run the tests, those of the patches on each version of vLLM
 	$(IN_ENV) && $(foreach v,$(filter-out $(PINNED),$(VERSIONS)),KV_VLLM=$v $(PYTEST) -m "not engine" tests/patches && )\
 		$(PYTEST)
+
+# `make test` leaves them out: minutes, and not every machine has Debian's slurm-wlm and munge.
+test-slurm: env ## Run the main job on a real Slurm of this machine, and end its jobs in every way
+	$(IN_ENV) $(PYTEST) -m slurm tests/env
 
 bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 42 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json

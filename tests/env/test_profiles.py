@@ -16,7 +16,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from support import fake_kubernetes, fake_slurm
+from support import fake_kubernetes, slurm
 
 from harness import config, patching
 
@@ -69,31 +69,36 @@ def _measure(
         text=True,
         check=False,
     )
-    assert run.returncode != 0  # the cell, which has no GPU
-    assert "Error in rule engines" in run.stderr, run.stderr
     (workload,) = (copy / "build" / "workloads" / "test" / "gpu").glob("*.jsonl")
     assert len(workload.read_text().splitlines()) > 10
     return run
 
 
-def test_slurm_gives_a_cell_a_gpu_and_a_node_of_its_own(copy: Path, tmp_path: Path) -> None:
-    slurm = tmp_path / "slurm"
-    environment = fake_slurm.install(slurm)
-    _measure(copy, "slurm", "--slurm-init-seconds-before-status-checks", "1", **environment)
-    workload, cell = (" ".join(job) for job in fake_slurm.jobs(slurm))
-    assert "--comment rule_workload" in workload
-    assert "--gpus" not in workload
-    assert "--exclusive" not in workload
-    assert "-t 60 --mem 8000 --ntasks=1 --cpus-per-task=1 " in workload
-    assert "--comment rule_engines" in cell
-    assert "-t 120 --mem 64000 --ntasks-per-gpu=1 --cpus-per-task=8 --exclusive " in cell
-    assert " --gpus=1 " in cell
+@pytest.mark.slurm
+def test_slurm_gives_a_cell_a_gpu_and_a_node_of_its_own(copy: Path) -> None:
+    with slurm.cluster() as cluster:
+        options = ("--slurm-init-seconds-before-status-checks", "1")
+        options += ("--slurm-status-command", "squeue")
+        run = _measure(copy, "slurm", *options, **cluster.environment)
+        assert run.returncode == 0, run.stderr
+        workload, cell = cluster.call("scontrol", "show", "job", "--oneliner").splitlines()
+    assert "Comment=rule_workload_" in workload
+    assert "TimeLimit=01:00:00 " in workload
+    assert "TRES=cpu=1,mem=8000M," in workload
+    assert "gres:" not in workload
+    assert "Comment=rule_engines_" in cell
+    assert "TimeLimit=02:00:00 " in cell
+    assert "CPUs/Task=8 " in cell
+    assert f"TRES=cpu={slurm.CPUS},mem=62.50G,node=1," in cell
+    assert "TresPerJob=gres:gpu:1 NtasksPerTRES=1" in cell
 
 
 def test_kubernetes_gives_a_cell_a_gpu_and_cpus_of_its_own(copy: Path, tmp_path: Path) -> None:
     with fake_kubernetes.cluster(tmp_path) as cluster:
         environment = {"KUBECONFIG": str(cluster.kubeconfig), "HF_HOME": "/volume/huggingface"}
-        _measure(copy, "kubernetes", **environment)
+        run = _measure(copy, "kubernetes", **environment)
+        assert run.returncode != 0  # no node has a GPU
+        assert "Error in rule engines" in run.stderr, run.stderr
         workload, cell = (cluster.container(number) for number in range(2))
         profile = yaml.safe_load((copy / _PROFILES / "kubernetes" / "config.yaml").read_text())
         claim, path = profile["kubernetes-volume-persistent-volumes"].split(":")
