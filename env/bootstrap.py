@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import errno
 import hashlib
 import importlib.util
@@ -35,23 +36,27 @@ from typing import Any, NamedTuple, TextIO
 VERSION = 1  # part of the stamp: raise it when an older bootstrap's .venv will no longer do
 ROOT = Path(__file__).resolve().parent.parent
 GLIBC = (2, 34)  # libcachesim's wheels ask for it; all others are content with less
+# Libraries that wheels take from the system, and the packages of Debian and Ubuntu that have them.
+GLIB = ("libglib-2.0.so.0", "libglib2.0-0")  # libcachesim's
+NUMA = ("libnuma.so.1", "libnuma1")  # vLLM's, on a CPU
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 SEE_LOG = "pip's whole output is in env/bootstrap.log."
 
 
 class Target(NamedTuple):
-    """What an environment is made from, and the free space in GiB that making it takes."""
+    """What an environment is made from, and the free space in GiB and libraries that it takes."""
 
     lock: str
     torch_lock: str | None  # for a torch that PyPI does not have
     venv_gib: int
     temp_gib: int
     venv: str = ".venv"
+    libraries: tuple[tuple[str, str], ...] = ()
 
 
 TARGETS = {
-    "cpu": Target("cpu.lock", "torch-cpu.lock", venv_gib=4, temp_gib=1),
-    "cuda": Target("cuda.lock", None, venv_gib=16, temp_gib=5),
+    "cpu": Target("cpu.lock", "torch-cpu.lock", venv_gib=4, temp_gib=1, libraries=(GLIB, NUMA)),
+    "cuda": Target("cuda.lock", None, venv_gib=16, temp_gib=5, libraries=(GLIB,)),
     "sglang": Target("sglang.lock", "torch-cpu.lock", venv_gib=3, temp_gib=1, venv=".venv-sglang"),
     "sglang-cuda": Target("sglang-cuda.lock", None, venv_gib=24, temp_gib=8, venv=".venv-sglang"),
 }
@@ -134,6 +139,20 @@ def check_platform() -> None:
             "The locks are for x86_64 Linux with glibc 2.34 or newer (Debian 12, Ubuntu 22.04,"
             f" RHEL 9). This is {machine} {system}, {libc or 'C library unknown'} {libc_version}"
         )
+
+
+def check_libraries(target: Target) -> None:
+    """Raise `SetUpError` if the system lacks a library: pip does not see it, the engine would."""
+    missing = []
+    for library in target.libraries:
+        try:
+            ctypes.CDLL(library[0])
+        except OSError:
+            missing.append(library)
+    if missing:
+        names = " and ".join(name for name, _ in missing)
+        packages = " ".join(package for _, package in missing)
+        raise SetUpError(f"This system lacks {names}. On Debian and Ubuntu: apt install {packages}")
 
 
 def check_disk(root: Path, target: Target) -> None:
@@ -383,6 +402,7 @@ def set_up(root: Path, name: str | None) -> None:
     with locked(root / "env" / ".lock"):
         if read_stamp(build.venv) == build.stamp:  # made while this waited
             return
+        check_libraries(build.target)
         check_disk(root, build.target)
         build.run()
 

@@ -88,6 +88,7 @@ def run(boot: ModuleType, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
     monkeypatch.setattr(boot.platform, "system", lambda: "Linux")
     monkeypatch.setattr(boot.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(boot.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(boot.ctypes, "CDLL", lambda _: object())
     monkeypatch.setattr(boot.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
     return fake
 
@@ -276,6 +277,32 @@ def test_wrong_platform(
 ) -> None:
     monkeypatch.setattr(boot.platform, name, lambda: value)
     assert told in refused()
+    assert run.commands == []
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (
+            "cpu",
+            "lacks libglib-2.0.so.0 and libnuma.so.1. On .+: apt install libglib2.0-0 libnuma1",
+        ),
+        ("cuda", "lacks libglib-2.0.so.0. On .+: apt install libglib2.0-0$"),
+    ],
+)
+def test_libraries_that_the_system_lacks(
+    boot: ModuleType,
+    run: FakeRun,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    told: str,
+) -> None:
+    def load(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(boot.ctypes, "CDLL", load)
+    assert re.search(told, refused("--target", target))
     assert run.commands == []
 
 
