@@ -49,17 +49,20 @@ class BlockHits:
         self._found.clear()
 
     def _counting(self, request: Any, *limits: Any) -> Any:
-        # How far a look-up may reach, which some versions say, does not change what is there.
+        found = self._look_up(request, *limits)
         # The last look-up before its first blocks: later ones find the request's own.
         if not request.num_preemptions:
             hashes = request.block_hashes
+            # The prefix that was found need not be looked for again. How far a look-up may reach,
+            # which some versions say, does not change what is there.
+            prefix = len(found[0].blocks[0])
             # Past the pool's own look-up, which would take a good part of a replayed request.
             # Asked for each time: a reset of the cache replaces it.
             cache = self._pool.cached_block_hash_to_block._cache
-            keys = map(operator.add, hashes, itertools.repeat(_GROUP))
-            cached = sum(map(cache.__contains__, keys))
+            keys = map(operator.add, hashes[prefix:], itertools.repeat(_GROUP))
+            cached = prefix + sum(map(cache.__contains__, keys))
             self._found[request.request_id] = (len(hashes), cached)
-        return self._look_up(request, *limits)
+        return found
 
 
 # Of an id: nothing is before it.
