@@ -356,7 +356,14 @@ def _workload(arguments: argparse.Namespace) -> None:
     for key, known in (("name", config.workloads), ("tier", config.tiers)):
         if (given := getattr(arguments, key)) not in known:
             raise HarnessError(f"{arguments.config} has no {key} {given!r}")
-    made = workloads.build(config, arguments.tier, arguments.name, arguments.seed, arguments.model)
+    made = workloads.build(
+        config,
+        arguments.tier,
+        arguments.name,
+        arguments.seed,
+        arguments.model,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
     if made.header.missing:
         print(f"warning: {arguments.name}: {made.header.missing}", file=sys.stderr)
     for note in made.header.notes:

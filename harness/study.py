@@ -4,6 +4,7 @@ It writes a config like any other, for the same DAG: what was interrupted goes o
 has its cell.
 """
 
+import filecmp
 import os
 import re
 import subprocess
@@ -26,6 +27,7 @@ from harness.config import Config, Study
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
 from harness.policies import POLICIES
+from workloads import file as workload_file
 from workloads.file import BlockWorkload
 from workloads.formats.log import refuse_lengths
 from workloads.formats.registry import FORMATS, recognise
@@ -72,6 +74,8 @@ def run(
         WorkloadError: if the log cannot be read.
 
     """
+    if trace.is_dir():
+        raise HarnessError(f"{trace}: is a folder: name a log that is in it")
     if not trace.is_file():
         raise HarnessError(f"{trace}: no such log")
     refuse_lengths(trace, FORMATS[form] if form else recognise(trace))
@@ -86,7 +90,8 @@ def run(
     _check_same_trace(path, log["path"])
 
     draft = _parsed(content, [configs.MOST_CACHE_TOKENS], None, path)
-    found = _understood(draft, called, cores)
+    workload = _workload(draft, called, cores, say)
+    found = traffic.measure(workload)
     say(f"{trace}: {found.sentence}")
     sizes = traffic.cache_sizes(found, configs.MOST_CACHE_TOKENS)
     chosen = _chosen(cache, kv_cache, found, sizes)
@@ -108,6 +113,8 @@ def run(
     )
     _parsed(content, sizes, study, path)
     _write(path, content | _grid(called, sizes) | {"study": study.model_dump()})
+    _hand_over(workload, Path("build/workloads", folder.name, "replay", f"{called}-s{_SEED}.jsonl"))
+    del workload
     _snakemake("figures", "--configfile", str(path), cores=cores)
     for sentence in studies.read(folder / "study.json").sentences:
         say(sentence)
@@ -172,15 +179,30 @@ def _check_same_trace(path: Path, given: str) -> None:
         )
 
 
-def _understood(draft: Config, called: str, cores: str) -> Traffic:
+def _workload(
+    draft: Config, called: str, cores: str, say: Callable[[str], object]
+) -> BlockWorkload:
     source = draft.tiers["replay"].model
     if source == models.TINY_QWEN3:
         source = f"build/models/{source}"
         if not Path(source).exists():
             _snakemake(source, cores=cores)
-    workload = workloads.build(draft, "replay", called, _SEED, source)
+    workload = workloads.build(draft, "replay", called, _SEED, source, say)
     assert isinstance(workload, BlockWorkload)
-    return traffic.measure(workload)
+    return workload
+
+
+def _hand_over(workload: BlockWorkload, path: Path) -> None:
+    """Write the workload where the DAG would make it again, which may take as long as a replay.
+
+    One that is the same is left alone: newer, it would have all replays made anew.
+    """
+    made = path.with_name(f".{path.name}.made")
+    workload_file.write(made, workload)
+    if path.exists() and filecmp.cmp(made, path, shallow=False):
+        made.unlink()
+    else:
+        os.replace(made, path)
 
 
 def _chosen(cache: str | None, size: kvcache.Size, found: Traffic, sizes: list[int]) -> int:

@@ -1,7 +1,7 @@
 """The workload file that a config asks for, at a tier's size and in a tier's form."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -29,7 +29,14 @@ from workloads.sharegpt import ShareGPT
 from workloads.trace import Trace
 
 
-def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workload:
+def build(
+    config: Config,
+    tier: Tier,
+    name: str,
+    seed: int,
+    model: str,
+    report: Callable[[str], object] = lambda line: None,
+) -> Workload:
     """Make the workload of one seed.
 
     The tier ``replay`` takes blocks, the others text where there is any. A workload whose data
@@ -41,6 +48,7 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
         name: One of its workloads.
         seed: Seed of all that is random in it.
         model: The model's folder or hub id, whose tokenizer counts.
+        report: Is given a line of progress now and then, on a log that takes long to read.
 
     Raises:
         WorkloadError: if the data is there and bad.
@@ -63,6 +71,7 @@ def build(config: Config, tier: Tier, name: str, seed: int, model: str) -> Workl
                 path,
                 settings.block_size,
                 lambda: models.load_tokenizer(model),
+                report,
             )
         tokenizer = _Remembering(models.load_tokenizer(model))
         scale = config.scale(tier, name)

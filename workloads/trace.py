@@ -106,6 +106,7 @@ def build(
     path: Path,
     block_size: int,
     load_tokenizer: Callable[[], BatchTokenizer] = _no_tokenizer,
+    report: Callable[[str], object] = lambda line: None,
 ) -> BlockWorkload:
     """Make the workload of one log.
 
@@ -119,6 +120,7 @@ def build(
         path: The log.
         block_size: Tokens a block of the engine.
         load_tokenizer: Called only of a log of text, which is cut into blocks.
+        report: Is given a line of progress now and then.
 
     Raises:
         WorkloadError: if the log is missing, in no known format, or a record of it is bad; if its
@@ -127,7 +129,7 @@ def build(
     """
     form = FORMATS[params.format] if params.format else recognise(path)
     cutter = Cutter(load_tokenizer(), block_size) if form.content == "text" else None
-    log = logs.read(path, form, block_size, cutter, params.id_tokens, params.skip_bad)
+    log = logs.read(path, form, block_size, cutter, params.id_tokens, params.skip_bad, report)
     per_id = log.id_tokens // block_size
     order, times, made_up = arrivals(log, params.arrival_rate, params.think_time_mean, seed)
     if params.times is not None:

@@ -66,7 +66,8 @@ class Traffic(BaseModel):
         sessions = "" if self.sessions is None else f" in {self.sessions:,} sessions"
         span = "" if self.span_s is None else f" over {_duration(self.span_s)}"
         return (
-            f"{self.requests:,} requests{sessions}{span}, {self.prompt_tokens:,} prompt tokens "
+            f"{self.requests:,} request{'s' if self.requests > 1 else ''}{sessions}{span}, "
+            f"{self.prompt_tokens:,} prompt tokens "
             f"({self.prompt_tokens / self.requests:,.0f} a request), of whose full blocks "
             f"{100 * self.seen_before:.1f} % were seen before"
         )
@@ -85,7 +86,8 @@ def measure(workload: BlockWorkload) -> Traffic:
     lookups = sum(request.num_blocks for request in requests)
     if not lookups:
         raise HarnessError(
-            f"{header.name}: none of its {len(requests)} requests has a full block of {size} tokens"
+            f"{header.name}: none of its {len(requests)} requests has a full block of {size} "
+            "tokens, and a cache keeps no others: take a log of longer prompts"
         )
     ids = max(sum(run) for request in requests for run in request.runs)
     uses: _Integers = np.zeros(ids, np.int64)

@@ -58,6 +58,7 @@ class Bar:
         if self._start is None:
             # What an engine took to start is no part of its speed.
             self._start, self._before = now, self._done
+            self._last = now
         if now < self._last + _SECONDS or now == self._start:
             return None
         self._last = now

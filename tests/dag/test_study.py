@@ -58,6 +58,9 @@ def test_study_of_the_readme_is_one_page_and_one_table(folder: Path) -> None:
     # In the cache that holds all, no policy evicts anything.
     largest = table[table["cache_tokens"] == table["cache_tokens"].max()]
     assert largest["hit_rate"].nunique() == 1
+    # The log was read before, and is not read again.
+    assert "rule replay:" in run.stderr
+    assert "rule workload:" not in run.stderr
     # Within a job it is said how far it is.
     assert re.search(r"replay-example-s42: (arc|lru), ", run.stderr)
 
@@ -88,10 +91,12 @@ def test_what_is_wrong_is_one_message_before_anything_runs(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "_understood", lambda *_: pytest.fail("began"))
+    monkeypatch.setattr(study, "_workload", lambda *_: pytest.fail("began"))
     log = root / _EXAMPLE
     with pytest.raises(HarnessError, match="no-log: no such log"):
         study.run(Path("no-log"))
+    with pytest.raises(HarnessError, match="tests: is a folder: name a log"):
+        study.run(log.parent)
     with pytest.raises(HarnessError, match="model gpt: its KV cache is not known here"):
         study.run(log, model="gpt")
     with pytest.raises(HarnessError, match="not two points"):

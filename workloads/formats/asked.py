@@ -116,8 +116,11 @@ def needed(record: Record, names: Sequence[str], least: int = 0, most: float = m
 
 
 _TIMES = ("timestamp", "created_time", "created_at", "created", "arrival_time", "time", "date")
-# Times since 1970 in s, ms, us and ns are as far apart as this, for 300 years to come.
-_SINCE_1970 = ((1e17, 1e-6), (1e14, 1e-3), (1e11, 1.0), (1e8, 1e3))
+SINCE_1970_MS = 1e11
+"""In ms, a time of this or more counts since 1970, one of less does not."""
+# Times since 1970 in s, ms, us and ns are as far apart as this, for 300 years to come; in s they
+# begin in 2001, so that those from another beginning may be of eleven days in ms.
+_SINCE_1970 = ((1e17, 1e-6), (1e14, 1e-3), (1e11, 1.0), (1e9, 1e3))
 
 
 def time_ms(record: Record, unit_ms: float, names: Sequence[str] = _TIMES) -> float | None:

@@ -1,9 +1,10 @@
 """A log as columns: all that a workload needs of its requests, in little memory."""
 
 import math
+import time
 from array import array
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workloads.file import Run, WorkloadError
-from workloads.formats.asked import Asked, BadRecord, BlockIds
+from workloads.formats.asked import SINCE_1970_MS, Asked, BadRecord, BlockIds
 from workloads.formats.cutting import Cutter
 from workloads.formats.registry import Format
 from workloads.formats.source import Place, Records
@@ -21,6 +22,7 @@ from workloads.prefixes import Prefixes
 NONE = -1
 """What a column of whole numbers has where there is nothing."""
 
+_PROGRESS_SECONDS = 5.0
 # Requests from whose lengths it is found out how many tokens an id has.
 _SAMPLE = 1000
 # Different lengths from which a size that is not usual is believed.
@@ -76,6 +78,7 @@ def read(
     cutter: Cutter | None = None,
     id_tokens: int | None = None,
     skip_bad: int = 0,
+    report: Callable[[str], object] = lambda line: None,
 ) -> Log:
     """Read a log.
 
@@ -86,6 +89,7 @@ def read(
         cutter: Of a log of text, what makes ids of it.
         id_tokens: Of a log of ids, tokens an id; without, what the log says, or its lengths do.
         skip_bad: So many bad records are left out and counted.
+        report: Is given a line of progress now and then.
 
     Raises:
         WorkloadError: if the file cannot be read, has more bad records than that, or says nothing
@@ -93,6 +97,7 @@ def read(
 
     """
     refuse_lengths(path, form)
+    due = time.monotonic() + _PROGRESS_SECONDS
     records = Records(path, form.read, skip_bad)
     requests, id_tokens = with_ids(records, form, cutter, id_tokens)
     notes = []
@@ -112,8 +117,12 @@ def read(
             records.bad(place, BadRecord(error.format(block_size, id_tokens)))
             continue
         log._append(asked, prompt, sessions.of(asked), prefixes.add(prompt.ids))
+        if time.monotonic() >= due:
+            due = time.monotonic() + _PROGRESS_SECONDS
+            report(f"{path.name}: {len(log):,} requests read")
     if not len(log):
         raise WorkloadError(f"{path}: no request in it can be used; {'; '.join(records.notes)}")
+    _refuse_mixed_times(path, log)
     notes += records.notes
     return log
 
@@ -184,6 +193,18 @@ def refuse_lengths(path: Path, form: Format) -> None:
             f"{path}: has times and lengths alone, by which nothing can be said of what requests "
             "have in common (reuse): it is no workload for a cache. Name it as `times` of another "
             "workload, whose requests then come at these times"
+        )
+
+
+def _refuse_mixed_times(path: Path, log: Log) -> None:
+    times = np.array(log.times)
+    since_1970 = times >= SINCE_1970_MS
+    from_another = times < SINCE_1970_MS
+    if since_1970.any() and from_another.any():
+        raise WorkloadError(
+            f"{path}: {int(since_1970.sum())} times count since 1970, "
+            f"{int(from_another.sum())} from another beginning, such as "
+            f"{times[from_another][0]:g} ms: have all count from the same"
         )
 
 

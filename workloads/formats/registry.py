@@ -65,4 +65,7 @@ def recognise(path: Path) -> Format:
     assert first is not None
     place, record = first
     reason = record if isinstance(record, Exception) else f"{shown(record)} is no object"
-    raise WorkloadError(f"{path}, {place}: {reason}")
+    raise WorkloadError(
+        f"{path}, {place}: {reason}: a log is JSON lines, each an object, or one JSON array, "
+        "CSV or Parquet"
+    )

@@ -139,7 +139,12 @@ def records(path: Path) -> Iterator[tuple[Place, object]]:
     except FileNotFoundError:
         raise WorkloadError(f"{path}: no such file") from None
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise WorkloadError(f"{path}: cannot be read: {error}") from None
+        # The system numbers its errors; others are of what is in the file.
+        if getattr(error, "errno", None) is None:
+            reason = f"cut off or damaged: {str(error).rstrip('.')}: get the whole file"
+        else:
+            reason = f"cannot be read: {error}"
+        raise WorkloadError(f"{path}: {reason}") from None
     if not found:
         raise WorkloadError(f"{path}: an empty file")
 

@@ -73,6 +73,8 @@ def test_sessions_delays_and_the_size_of_blocks() -> None:
         (0, 0),
         (61.5, 61.5),
         ("61.5", 61.5),
+        # A week in ms, from the log's own beginning.
+        (604_800_000, 604_800_000),
         (1_700_000_000, 1.7e12),
         (1_700_000_000_000, 1.7e12),
         (1_700_000_000_000_000, 1.7e12),

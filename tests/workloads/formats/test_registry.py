@@ -106,8 +106,9 @@ def test_junk_is_read_or_refused_and_never_breaks(name: str) -> None:
     [
         ('{"a": 1}', "line 1: a record with a is in no format that is known: bailian, mooncake"),
         ("{}", "a record with no keys"),
-        ("7", "line 1: 7 is no object"),
+        ("7", "line 1: 7 is no object: a log is JSON lines, each an object, or one JSON array"),
         ("hello", "line 1: not JSON"),
+        ('{\n "messages": []\n}', "line 1: not JSON: .*: a log is JSON lines, each an object"),
         ('x,y\n"a",1', "line 2: a record with x, y is in no format"),
         ("[]", "an empty file"),
     ],

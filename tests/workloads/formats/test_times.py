@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from workloads.file import WorkloadError
 from workloads.formats import log as logs
 from workloads.formats.registry import FORMATS
 from workloads.formats.times import arrivals
@@ -50,6 +51,23 @@ def test_later_turns_come_after_their_delays(path: Path) -> None:
     _, times, _ = _arrivals(path, [lines[0], {"session_id": "a"}], think_time_mean=1)
     assert times[1]
     assert times[1] not in (50.0, _arrivals(path, [lines[0], {"session_id": "a"}])[1][1])
+
+
+def test_times_from_two_beginnings_are_refused(path: Path) -> None:
+    since_1970, own = {"timestamp": 1_700_000_000}, {"timestamp": 500}
+    reason = "log: 2 times count since 1970, 1 from another beginning, such as 500 ms"
+    with pytest.raises(WorkloadError, match=reason):
+        _arrivals(path, [since_1970, own, since_1970])
+    # No time is none of the two.
+    assert _arrivals(path, [since_1970, {}])[0] == [0, 1]
+
+
+def test_reading_tells_how_far_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_PROGRESS_SECONDS", 0)
+    path.write_text(2 * (json.dumps({"input_length": 16, "hash_ids": [1]}) + "\n"))
+    said: list[str] = []
+    logs.read(path, FORMATS["mooncake"], 16, id_tokens=16, report=said.append)
+    assert said == ["log: 1 requests read", "log: 2 requests read"]
 
 
 def test_conversations_without_times_begin_as_a_poisson_process(path: Path) -> None:

@@ -1,10 +1,30 @@
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from harness.engines.vllm.blocks import Prefixes
+from harness.engines.vllm.blocks import BlockHits, Prefixes
 from workloads.blocks import runs
+
+
+def test_hits_are_the_prefix_found_and_what_is_cached_after_it() -> None:
+    hashes = [bytes([i]) for i in range(6)]
+    request = SimpleNamespace(request_id="7-ab", num_preemptions=0, block_hashes=hashes)
+    found = (SimpleNamespace(blocks=([object()] * 2,)), 32, 0)
+    # A gap at 2; that 4 is asked about with its group, too, is vLLM's.
+    cached = {own + bytes(4) for own in (*hashes[:2], hashes[4])}
+    pool = SimpleNamespace(cached_block_hash_to_block=SimpleNamespace(_cache=cached))
+    manager: Any = SimpleNamespace(block_pool=pool, get_computed_blocks=lambda _: found)
+    hits = BlockHits(manager)
+    assert manager.get_computed_blocks(request) is found
+    assert hits.of("7") == (6, 3)
+    # A request that goes on after it made way finds its own blocks, which are no hits.
+    request.num_preemptions = 1
+    cached |= {own + bytes(4) for own in hashes}
+    manager.get_computed_blocks(request)
+    assert hits.of("7") == (6, 3)
 
 
 def _unreachable(before: dict[int, int | None], ids: set[int]) -> int:
