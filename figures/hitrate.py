@@ -29,6 +29,8 @@ _MOST = 6
 # Of a policy's points, by which it is set apart, so that none hides another: a factor.
 _DODGE = 1.012
 _LOGARITHMIC = 4.0
+# What is shown on either side of the only size, as a factor.
+_AROUND = 2.0
 # Of sizes, that there is room for on an axis.
 _NAMES = 9
 _BOUNDS: Mapping[str, tuple[Literal["--", ":"], str]] = {
@@ -71,7 +73,8 @@ def draw(results: Results, entry: Entry) -> Figure:
     for axes, ((engine, load), own) in zip(grid.flat, drawn, strict=False):
         _lines(axes, own, looks)
         for name, points in bounds.items() if _has_bounds(own) else ():
-            axes.plot(*points, color="black", linestyle=_BOUNDS[name][0], linewidth=1.3)
+            at = points if len(points[0]) > 1 else _across(*points)
+            axes.plot(*at, color="black", linestyle=_BOUNDS[name][0], linewidth=1.3)
         if len(panels) > 1:
             axes.set_title(f"{engine}: {load}", fontsize="small")
         _sizes(axes, sorted(set(own["x"])), results.config.study)
@@ -98,6 +101,11 @@ def draw(results: Results, entry: Entry) -> Figure:
         captions.not_drawn(len(found) - len(cells)),
     )
     return figure
+
+
+def _across(sizes: list[float], hit_rates: list[float]) -> tuple[list[float], list[float]]:
+    """Return a line through the one point that there is."""
+    return [sizes[0] / _AROUND, sizes[0] * _AROUND], 2 * hit_rates
 
 
 def _has_bounds(cells: pd.DataFrame) -> bool:
@@ -142,6 +150,9 @@ def _sizes(axes: Axes, sizes: list[float], study: Study | None) -> None:
     if sizes[-1] > _LOGARITHMIC * sizes[0]:
         axes.set_xscale("log")
         axes.minorticks_off()
+    if len(sizes) == 1:
+        # Else the few hundredths by which policies are moved apart would fill the axis.
+        axes.set_xlim(sizes[0] / _AROUND, sizes[0] * _AROUND)
     shown = _told_apart(sizes)
     axes.set_xticks(sizes, [_short(size) if size in shown else "" for size in sizes])
     axes.set_xlabel("KV cache size, thousand tokens")
@@ -178,7 +189,7 @@ def _sentences(results: Results, entry: Entry, cells: pd.DataFrame) -> list[str]
     model = "" if entry.tier == "replay" else f", model {settings.model} ({settings.dtype})"
     said = [
         f"{entry.title}. Tier {entry.tier}: {engines}{model}, block size {settings.block_size}"
-        f"{', ' + next(iter(loads)) if len(loads) == 1 else ''}. {requests} requests"
+        f"{', ' + next(iter(loads)) if len(loads) == 1 else ''}. {requests} {'request' if requests == '1' else 'requests'}"
         f"{captions.warm_up(results.config.workloads[workload])}; "
         f"{captions.over_seeds(cells['seed'])}."
     ]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,21 @@ def test_draws_all_policies_and_both_bounds(tmp_path: Path) -> None:
     assert legend(figure.legends[0]) == ["LRU", "ARC", "offline optimum", "infinite cache"]
     assert "one request at a time" in caption(figure)
     assert "1 invalid cell not drawn" in caption(figure)
+
+
+def test_one_size_and_one_request_are_drawn_as_such(tmp_path: Path) -> None:
+    results = _results(
+        tmp_path, *(_cell(policy, 16_000, 0.0, requests=1) for policy in ("lru", "arc"))
+    )
+    bounds = results.policies[results.policies["cache_tokens"] == 16_000]
+    axes = _draw(replace(results, policies=bounds)).axes[0]
+    # Both policies are where their size is, and a bound is a line.
+    assert axes.get_xlim() == (8, 32)
+    drawn = [(list(line.get_xdata()), y_of(line)) for line in axes.get_lines()]
+    assert [x for x, y in drawn if y == [0.0]] == [[pytest.approx(16, rel=0.01)]] * 2
+    assert ([8, 32], [0.6, 0.6]) in drawn
+    assert ([8, 32], [0.9, 0.9]) in drawn
+    assert "one request at a time. 1 request; seed" in caption(axes.figure)
 
 
 def test_policy_that_is_not_registered_is_drawn_too(tmp_path: Path) -> None:
