@@ -189,7 +189,8 @@ def _sentences(results: Results, entry: Entry, cells: pd.DataFrame) -> list[str]
     model = "" if entry.tier == "replay" else f", model {settings.model} ({settings.dtype})"
     said = [
         f"{entry.title}. Tier {entry.tier}: {engines}{model}, block size {settings.block_size}"
-        f"{', ' + next(iter(loads)) if len(loads) == 1 else ''}. {requests} {'request' if requests == '1' else 'requests'}"
+        f"{', ' + next(iter(loads)) if len(loads) == 1 else ''}. "
+        f"{requests} {'request' if requests == '1' else 'requests'}"
         f"{captions.warm_up(results.config.workloads[workload])}; "
         f"{captions.over_seeds(cells['seed'])}."
     ]
