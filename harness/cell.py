@@ -88,6 +88,9 @@ class OpenLoop(_Load):
         description="where cells take turns: requests sent in one, which starts with an idle "
         "server and ends with the last answer; by default, all",
     )
+    processes: PositiveInt = Field(
+        1, le=1024, description="of the client, where one core is not enough"
+    )
 
     @model_validator(mode="after")
     def _fits_arrivals(self) -> "OpenLoop":

@@ -29,8 +29,8 @@ class Turn:
     """One turn of a cell: the columns of ``turns.parquet``.
 
     Times in ns, ``start_ns`` and ``end_ns`` on the monotonic clock, which in an open loop is ahead
-    of the schedule's time. ``run_delay_ns`` adds up over the processes of the engine and the one
-    that measures, ``steal_ns`` over all cores; None: the kernel does not say.
+    of the schedule's time. ``run_delay_ns`` adds up over the processes of the engine and those
+    that measure, ``steal_ns`` over all cores; None: the kernel does not say.
     """
 
     first_request: int
@@ -52,6 +52,11 @@ class Watch:
         self._pids = pids
         self.turns: list[Turn] = []
         """Those that have ended."""
+
+    def add(self, *pids: int) -> None:
+        """Watch more processes, which measure too; nothing, where there are none so far."""
+        if self._pids:
+            self._pids += pids
 
     @contextlib.contextmanager
     def turn(self, first_request: int) -> Iterator[None]:

@@ -7,12 +7,16 @@ Its cache has a known rule: blocks of ``block_size`` tokens that are never evict
 contiguous prefix, and in it from the moment that a request is looked up. A token is a word, or an
 id of a prompt of ids.
 
+One process serves, or several that share the port, each with a cache and numbers of its own, for
+more traffic than one has the time for.
+
 Run as ``python -m harness.bench.mock BEHAVIOUR_JSON --truth FILE``; from Python, ``running``.
 """
 
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import gc
 import json
 import math
@@ -60,7 +64,9 @@ _FAULTS: tuple[Outcome, ...] = ("error", "reset", "truncate", "empty", "hang", "
 _CUT = ("died", "reset", "hang")
 _WORDS = (" the", " cache", " of", " é", " 漢", "字", " 🙂", ' "', "\n", " block")
 _START_SECONDS = 30
+_HOST = "127.0.0.1"
 _LISTENING = "listening on "
+_PR_SET_PDEATHSIG = 1
 _LARGEST_BODY = 1 << 26
 _BACKLOG = 4096
 _PIECE_BYTES = 12
@@ -85,6 +91,7 @@ class Behaviour(BaseModel):
             cut anywhere.
         workers: Requests served at a time, others wait their turn; None: any number. One that
             hangs keeps its worker.
+        together: Until so many requests have come, none is served; of each process.
         stall_at_s: When, from the first request's arrival, the server stands still.
         stall_s: How long.
         slow_start_s: Until then, from the start, ``/health`` says 503.
@@ -113,6 +120,7 @@ class Behaviour(BaseModel):
     restart_after: PositiveInt | None = None
     split: Literal["event", "coalesced", "bytes"] = "event"
     workers: PositiveInt | None = None
+    together: PositiveInt | None = None
     stall_at_s: NonNegativeFloat = 0
     stall_s: NonNegativeFloat = 0
     slow_start_s: NonNegativeFloat = 0
@@ -175,7 +183,10 @@ class Truth:
 
 @dataclass
 class Mock:
-    """A server that was started; times and counts are its own."""
+    """A server that was started; times and counts are its own.
+
+    Of several processes, ``pid`` is the one that ends the others.
+    """
 
     url: str
     pid: int
@@ -188,7 +199,10 @@ class Mock:
         return self._process
 
     def truth(self) -> list[Truth]:
-        """Return what was done about each request that ended, in order of their ends."""
+        """Return what was done about each request that ended, in order of their ends.
+
+        Of several processes it is all there only when they have ended.
+        """
         if self._process.poll() is None:
             # What it answers later than a request, it answers when that one's truth is written.
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/v1/models"):
@@ -196,9 +210,10 @@ class Mock:
         return [Truth(**json.loads(line)) for line in self._file.read_bytes().splitlines()]
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the process has taken, in seconds."""
-        times = psutil.Process(self.pid).cpu_times()
-        return float(times.user + times.system)
+        """Return the CPU time that its processes have taken, in seconds."""
+        first = psutil.Process(self.pid)
+        times = [process.cpu_times() for process in (first, *first.children())]
+        return float(sum(taken.user + taken.system for taken in times))
 
     def wait(self, seconds: float) -> int:
         """Wait for the process to end by itself and return its exit code."""
@@ -206,8 +221,8 @@ class Mock:
 
 
 @contextlib.contextmanager
-def running(behaviour: Behaviour, folder: Path) -> Iterator[Mock]:
-    """Run a server as a process of its own, on a free port of the loopback interface.
+def running(behaviour: Behaviour, folder: Path, processes: int = 1) -> Iterator[Mock]:
+    """Run a server as processes of its own, on a free port of the loopback interface.
 
     Its truth is ``truth.jsonl`` in the folder, complete when the context has ended, and its
     errors are in ``mock.log``.
@@ -219,6 +234,7 @@ def running(behaviour: Behaviour, folder: Path) -> Iterator[Mock]:
     file, log = folder / "truth.jsonl", folder / "mock.log"
     module = [sys.executable, "-m", "harness.bench.mock"]
     command = [*module, behaviour.model_dump_json(), "--truth", str(file)]
+    command += ["--processes", str(processes)]
     with (
         log.open("wb") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,
@@ -411,6 +427,7 @@ class _Server:
 
     def __post_init__(self) -> None:
         self._arrived = self._looked_up = 0
+        self._all_there = asyncio.Event()
         self._open: dict[int, Truth] = {}
         self._stall = (math.inf, 0)
         workers = self.behaviour.workers
@@ -454,6 +471,8 @@ class _Server:
             begin = received_ns + round(self.behaviour.stall_at_s * 1e9)
             self._stall = (begin, begin + round(self.behaviour.stall_s * 1e9))
         self._arrived += 1
+        if self._arrived == self.behaviour.together:
+            self._all_there.set()
         truth = Truth(self._arrived, request.headers.get("X-Request-Id"), received_ns)
         self._open[truth.number] = truth
         try:
@@ -529,12 +548,16 @@ class _Server:
     @contextlib.asynccontextmanager
     async def worker(self, truth: Truth) -> AsyncIterator[int]:
         """Hold a worker, and tell when the request's service began, in ns."""
+        begins_ns = truth.received_ns
+        if self._arrived < (self.behaviour.together or 0):
+            await self._all_there.wait()
+            begins_ns = time.monotonic_ns()
         if self._workers is None:
-            yield truth.received_ns
+            yield begins_ns
             return
         queued = self._workers.locked()
         async with self._workers:
-            yield time.monotonic_ns() if queued else truth.received_ns
+            yield time.monotonic_ns() if queued else begins_ns
 
 
 @dataclass
@@ -688,29 +711,78 @@ async def _finished(
     return response
 
 
-async def serve(behaviour: Behaviour, port: int, file: BinaryIO) -> None:
-    """Serve on the loopback interface until the process is told to end.
+async def serve(
+    behaviour: Behaviour, listening: socket.socket, file: BinaryIO, announce: bool = True
+) -> None:
+    """Serve until the process is told to end.
 
     Args:
         behaviour: What to do.
-        port: 0: any that is free.
+        listening: Where.
         file: Unbuffered; gets a ``Truth`` as a line of JSON for each request that ended.
+        announce: Whether to print where it listens.
 
     """
     server = _Server(behaviour, file)
     # A request whose client has gone is over, as in vLLM.
     runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port, backlog=_BACKLOG).start()
+    await web.SockSite(runner, listening, backlog=_BACKLOG).start()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     # What there is by now stays; the collector need not look through it.
     gc.freeze()
-    host, port = runner.addresses[0]
-    print(f"{_LISTENING}http://{host}:{port}", flush=True)
+    if announce:
+        host, port = listening.getsockname()
+        print(f"{_LISTENING}http://{host}:{port}", flush=True)
     await stopped.wait()
     server.stop()
+
+
+def _listen(port: int, processes: int) -> list[socket.socket]:
+    """Return a listening socket for each process, all on one port of the loopback interface.
+
+    The kernel deals connections to them by their addresses, which is about evenly.
+    """
+    sockets: list[socket.socket] = []
+    for _ in range(processes):
+        one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if processes > 1:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.bind((_HOST, port))
+        one.listen(_BACKLOG)
+        _, port = one.getsockname()
+        sockets.append(one)
+    return sockets
+
+
+@contextlib.contextmanager
+def _forked(sockets: Sequence[socket.socket]) -> Iterator[socket.socket]:
+    """Fork a process for each socket but the first, and give each its own.
+
+    The first process ends the others with it.
+    """
+    parent, others = os.getpid(), []
+    mine = sockets[0]
+    for one in sockets[1:]:
+        if not (pid := os.fork()):
+            # Even by SIGKILL.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            mine = one
+            break
+        others.append(pid)
+    # Connections that are dealt to a socket wait for whoever has it open.
+    for one in sockets:
+        if one is not mine:
+            one.close()
+    yield mine
+    if os.getpid() == parent:
+        for pid in others:
+            os.kill(pid, signal.SIGTERM)
+        for pid in others:
+            os.waitpid(pid, 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -719,12 +791,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("behaviour", type=Behaviour.model_validate_json, metavar="BEHAVIOUR_JSON")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--truth", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("--processes", type=int, default=1, help="that share the port")
     given = parser.parse_args(arguments)
     # Each connection is an open file.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with given.truth.open("wb", buffering=0) as file:
-        uvloop.run(serve(given.behaviour, given.port, file))
+    given.truth.write_bytes(b"")
+    sockets = _listen(given.port, given.processes)
+    # A line is one write, at the end: several processes may share the file.
+    with given.truth.open("ab", buffering=0) as file, _forked(sockets) as listening:
+        uvloop.run(serve(given.behaviour, listening, file, announce=listening is sockets[0]))
 
 
 if __name__ == "__main__":

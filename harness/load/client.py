@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -44,6 +44,18 @@ class Outcome:
             for name in ("sent_ns", "first_byte_ns", "first_token_ns", "end_ns")
         }
         return replace(self, **times)
+
+
+def record(request: int, outcome: Outcome) -> dict[str, Any]:
+    """Return what became of a request as one process of a client tells another, in JSON."""
+    return {"request": request, **asdict(outcome)}
+
+
+def from_record(row: dict[str, Any]) -> tuple[int, Outcome]:
+    """Return the number of a request and what became of it, from ``record``."""
+    usage = row["usage"] and Usage(**row["usage"])
+    fields = {name: value for name, value in row.items() if name != "request"}
+    return row["request"], Outcome(**fields | {"usage": usage})
 
 
 @dataclass(frozen=True)

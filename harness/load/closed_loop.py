@@ -13,8 +13,8 @@ from pathlib import Path
 from harness.cell import ClosedLoop
 from harness.engines.server import HOST, MODEL, Server
 from harness.errors import HarnessError
-from harness.load.client import SILENCE_SECONDS, ClientLoad, Outcome
-from harness.load.stream import Usage
+from harness.load import limits
+from harness.load.client import SILENCE_SECONDS, ClientLoad, Outcome, from_record
 from harness.processes import ended
 from workloads.file import Workload
 
@@ -38,9 +38,16 @@ def drive(
     """Have Locust's users send a workload; see ``online.drive``.
 
     Raises:
-        HarnessError: if the server dies, or Locust does, or a request has no record.
+        HarnessError: if the server dies, or Locust does, or a request has no record; if the system
+            allows a process fewer streams than it has users.
 
     """
+    max_streams, users = limits.raise_stream_limit(), load.users // load.processes
+    if users > max_streams:
+        raise HarnessError(
+            f"{users} users in a process may have as many streams open, and the system allows "
+            f"{max_streams}: {limits.ADVICE}"
+        )
     records = temporary.resolve() / "locust"
     records.mkdir()
     prompts_file = records / "prompts.jsonl"
@@ -135,10 +142,10 @@ def _collect(
             if "cpu_seconds" in row:
                 costs.append(ClientLoad(**row))
                 continue
-            request, usage = row.pop("request"), row.pop("usage")
+            request, outcome = from_record(row)
             if request in outcomes:
                 raise HarnessError(f"request {request} has two records: it was sent twice")
-            outcomes[request] = Outcome(**row, usage=Usage(**usage) if usage else None)
+            outcomes[request] = outcome
     if len(outcomes) != num_requests or len(costs) != processes:
         raise HarnessError(
             f"locust left records of {len(outcomes)} of {num_requests} requests, by {len(costs)} "

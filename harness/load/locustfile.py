@@ -33,6 +33,7 @@ from harness.load.client import (
     body,
     check_encodings,
     headers,
+    record,
 )
 from harness.load.stream import CompletionStream, RequestError, Status, Usage
 
@@ -180,7 +181,7 @@ class Reader(FastHttpUser):
             for request in share.sessions.popleft():
                 self._think(request, read_tokens)
                 outcome = self._send(request)
-                share.write({"request": request["request"], **dataclasses.asdict(outcome)})
+                share.write(record(request["request"], outcome))
                 read_tokens = outcome.usage.output_tokens if outcome.usage else 0
         finally:
             # Even if this user failed, and Locust says how: the records then lack a request.

@@ -9,38 +9,44 @@ to the last answer. The record keeps to the schedule's time, in which the others
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from harness.disturbance import Watch
 from harness.load.alarm import Alarm
 from harness.load.client import Body, Client, Outcome
+from harness.load.limits import ADVICE
 from harness.turns import Turns
 
 # Before the first request is due.
 _LEAD_NS = 200_000_000
 
 
+@dataclass(frozen=True)
+class Due:
+    """A request, and when it is to be sent: ns, monotonic."""
+
+    request: int
+    content: Body
+    due_ns: int
+
+
 async def drive(
-    client: Client,
-    bodies: Sequence[Body],
+    send: Callable[[range, int], Awaitable[Sequence[Outcome]]],
     offsets_ns: Sequence[int],
-    max_streams: int,
     turns: Turns,
     watch: Watch,
     turn_requests: int | None = None,
-    done: Callable[[], object] = lambda: None,
 ) -> list[tuple[int, Outcome]]:
     """Send all requests at their times and wait for the last answer.
 
     Args:
-        client: Of the server.
-        bodies: What to send.
+        send: Sends some requests, given their numbers and the instant (ns, monotonic) that their
+            offsets count from, and returns what became of each.
         offsets_ns: When each is due, in ns after the first; ascending.
-        max_streams: A request that is due while so many are open is dropped, and says so.
         turns: Offered after so many requests as follow.
         watch: Told of each turn.
         turn_requests: Requests a turn; None: all.
-        done: Called after each answer.
 
     Returns:
         Scheduled time and outcome of each request, in order; times are ns, monotonic, and those of
@@ -48,58 +54,66 @@ async def drive(
 
     """
     results: list[tuple[int, Outcome]] = []
-    step = turn_requests or max(len(bodies), 1)
+    step = turn_requests or max(len(offsets_ns), 1)
     start_ns = time.monotonic_ns() + _LEAD_NS
-    for first in range(0, len(bodies), step):
-        part = slice(first, first + step)
-        due_ns = [start_ns + int(offset_ns) for offset_ns in offsets_ns[part]]
+    for first in range(0, len(offsets_ns), step):
+        part = range(first, min(first + step, len(offsets_ns)))
         pause_ns = 0
         if first:
             await asyncio.to_thread(turns.offer)
         with watch.turn(first):
             if first:
-                pause_ns = max(0, time.monotonic_ns() + _LEAD_NS - due_ns[0])
-            outcomes = await _send(
-                client, first, bodies[part], [due + pause_ns for due in due_ns], max_streams, done
-            )
+                due_ns = start_ns + offsets_ns[first]
+                pause_ns = max(0, time.monotonic_ns() + _LEAD_NS - due_ns)
+            outcomes = await send(part, start_ns + pause_ns)
         results += [
-            (due, outcome.moved(-pause_ns)) for due, outcome in zip(due_ns, outcomes, strict=True)
+            (start_ns + offsets_ns[request], outcome.moved(-pause_ns))
+            for request, outcome in zip(part, outcomes, strict=True)
         ]
     return results
 
 
-async def _send(
+async def send(
     client: Client,
-    first: int,
-    bodies: Sequence[Body],
-    due_ns: Sequence[int],
+    requests: Iterable[Due],
     max_streams: int,
-    done: Callable[[], object],
+    answered: Callable[[int, Outcome], object],
 ) -> list[Outcome]:
+    """Send requests, each when it is due, and return what became of them when all have ended.
+
+    Args:
+        client: Of the server.
+        requests: What to send, and when; ascending.
+        max_streams: A request that is due while so many are open is dropped, and says so.
+        answered: Called with each request's number and outcome as it ends.
+
+    """
     num_open = 0
 
-    async def send(request: int, content: Body) -> Outcome:
+    async def complete(one: Due) -> Outcome:
         nonlocal num_open
         try:
-            return await client.complete(request, content)
+            outcome = await client.complete(one.request, one.content)
         finally:
             num_open -= 1
-            done()
+        answered(one.request, outcome)
+        return outcome
 
-    async def drop() -> Outcome:
-        done()
-        return Outcome("dropped", f"{max_streams} streams were open")
+    async def drop(one: Due) -> Outcome:
+        outcome = Outcome("dropped", f"{max_streams} streams were open: {ADVICE}")
+        answered(one.request, outcome)
+        return outcome
 
     async with asyncio.TaskGroup() as tasks:
         sending = []
         with Alarm() as alarm:
-            for request, (content, due) in enumerate(zip(bodies, due_ns, strict=True), first):
+            for one in requests:
                 # What is late is sent at once, with all else that is.
-                if time.monotonic_ns() < due:
-                    await alarm.until(due)
+                if time.monotonic_ns() < one.due_ns:
+                    await alarm.until(one.due_ns)
                 if num_open < max_streams:
                     num_open += 1
-                    sending.append(tasks.create_task(send(request, content)))
+                    sending.append(tasks.create_task(complete(one)))
                 else:
-                    sending.append(tasks.create_task(drop()))
+                    sending.append(tasks.create_task(drop(one)))
     return [task.result() for task in sending]

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,16 +15,17 @@ from harness.cell import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.disturbance import Watch
 from harness.engines.server import MODEL, Server
 from harness.errors import HarnessError
-from harness.load import arrivals, batch_http, closed_loop, open_loop
+from harness.load import arrivals, batch_http, closed_loop, open_loop, senders
 from harness.load.batch import batches
-from harness.load.client import Client, ClientLoad, Outcome, body, connect
+from harness.load.client import Body, Client, ClientLoad, Outcome, body, connect
+from harness.load.limits import raise_stream_limit
+from harness.load.open_loop import Due
 from harness.turns import Turns
 from workloads.file import Workload
 
-# Descriptors that are not streams: files, the event loop's own, connections being closed.
-_OTHER_DESCRIPTORS = 200
-
 T = TypeVar("T")
+# Scheduled time and outcome of each request, in order.
+_Sent = Sequence[tuple[int, Outcome]]
 
 
 def drive(
@@ -57,7 +57,7 @@ def drive(
         in order, and what that cost the client.
 
     Raises:
-        HarnessError: if the server dies.
+        HarnessError: if the server dies, or a process of the client.
 
     """
     if isinstance(load, ClosedLoop):
@@ -67,32 +67,82 @@ def drive(
         body(MODEL, prompt, request.output_tokens)
         for prompt, request in zip(prompts, workload.requests, strict=True)
     ]
-    max_streams = _raise_descriptor_limit()
-
-    async def send() -> list[tuple[int, Outcome]]:
-        async with connect(server.url) as client:
-            return await _unless_it_dies(server, _send(client))
-
-    async def _send(client: Client) -> list[tuple[int, Outcome]]:
-        if isinstance(load, OpenLoop):
-            offsets = arrivals.offsets_ns(load, workload, seed).tolist()
-            return await open_loop.drive(
-                client, bodies, offsets, max_streams, turns, watch, load.turn_requests, done
-            )
-        assert isinstance(load, BatchHTTP)
-        cut = batches(workload.requests, load.batch_size, workload.header.warm_up)
-        numbers = [[request.request for request in batch] for batch in cut]
-        return await batch_http.drive(client, bodies, numbers, turns, watch, done)
-
     # Collecting what is there already would hold up the first requests.
     gc.collect()
     gc.freeze()
-    start, cpu_start = time.monotonic() - turns.waited, time.process_time()
+    if isinstance(load, OpenLoop):
+        offsets_ns = arrivals.offsets_ns(load, workload, seed).tolist()
+        if load.processes > 1:
+            work = _by_processes(
+                load, bodies, offsets_ns, server.url, temporary, turns, watch, done
+            )
+        else:
+            work = _from_here(
+                turns,
+                server.url,
+                lambda client: _open_loop(client, load, bodies, offsets_ns, turns, watch, done),
+            )
+    else:
+        assert isinstance(load, BatchHTTP)
+        cut = batches(workload.requests, load.batch_size, workload.header.warm_up)
+        numbers = [[request.request for request in batch] for batch in cut]
+        work = _from_here(
+            turns,
+            server.url,
+            lambda client: batch_http.drive(client, bodies, numbers, turns, watch, done),
+        )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sent = runner.run(send())
-    end = time.monotonic() - turns.waited
-    cost = ClientLoad(time.process_time() - cpu_start, end - start)
+        sent, cost = runner.run(_unless_it_dies(server, work))
     return list(sent), cost
+
+
+async def _from_here(
+    turns: Turns, url: str, drive: Callable[[Client], Awaitable[_Sent]]
+) -> tuple[_Sent, ClientLoad]:
+    """Send from this process, and return what it cost, too."""
+    start, cpu_start = time.monotonic() - turns.waited, time.process_time()
+    async with connect(url) as client:
+        sent = await drive(client)
+    seconds = time.monotonic() - turns.waited - start
+    return sent, ClientLoad(time.process_time() - cpu_start, seconds)
+
+
+async def _open_loop(
+    client: Client,
+    load: OpenLoop,
+    bodies: Sequence[Body],
+    offsets_ns: Sequence[int],
+    turns: Turns,
+    watch: Watch,
+    done: Callable[[], object],
+) -> _Sent:
+    max_streams = raise_stream_limit()
+
+    async def send(part: range, begin_ns: int) -> list[Outcome]:
+        due = (Due(i, bodies[i], begin_ns + offsets_ns[i]) for i in part)
+        return await open_loop.send(client, due, max_streams, lambda *_: done())
+
+    return await open_loop.drive(send, offsets_ns, turns, watch, load.turn_requests)
+
+
+async def _by_processes(
+    load: OpenLoop,
+    bodies: Sequence[Body],
+    offsets_ns: Sequence[int],
+    url: str,
+    temporary: Path,
+    turns: Turns,
+    watch: Watch,
+    done: Callable[[], object],
+) -> tuple[_Sent, ClientLoad]:
+    async with senders.started(
+        url, bodies, offsets_ns, load.processes, temporary, done
+    ) as processes:
+        watch.add(*processes.pids)
+        start = time.monotonic() - turns.waited
+        sent = await open_loop.drive(processes.send, offsets_ns, turns, watch, load.turn_requests)
+        seconds = time.monotonic() - turns.waited - start
+        return sent, ClientLoad(await processes.finish(), seconds, load.processes)
 
 
 async def _unless_it_dies(server: Server, work: Coroutine[Any, Any, T]) -> T:
@@ -119,10 +169,3 @@ async def _unless_it_dies(server: Server, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         with contextlib.suppress(BaseException):
             await task
-
-
-def _raise_descriptor_limit() -> int:
-    """Allow this process as many streams as the system does; return how many."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most - _OTHER_DESCRIPTORS

@@ -71,6 +71,15 @@ def test_between_turns_nothing_counts(proc: _Proc) -> None:
     assert [(turn.run_delay_ns, turn.steal_ns) for turn in watch.turns] == [(0, 0), (0, 0)]
 
 
+def test_processes_that_come_later_count_from_the_next_turn_on(proc: _Proc) -> None:
+    proc.waited(1, 100)
+    proc.waited(2, 1000)
+    watch = Watch(1)
+    watch.add(2)
+    turn = _turn(watch, lambda: proc.waited(2, 1007))
+    assert turn.run_delay_ns == 7
+
+
 def test_kernel_that_does_not_count_says_nothing(proc: _Proc, tmp_path: Path) -> None:
     turn = _turn(Watch(1))
     assert turn.run_delay_ns is turn.steal_ns is None
@@ -82,6 +91,7 @@ def test_kernel_that_does_not_count_says_nothing(proc: _Proc, tmp_path: Path) ->
 
 def test_without_processes_nothing_is_kept() -> None:
     watch = Watch()
+    watch.add(os.getpid())
     with watch.turn(0):
         pass
     assert watch.turns == []

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
+from support.processes import is_running, wait_for
 
 from harness.bench import mock
 from harness.bench.mock import Behaviour, Mock, Truth
@@ -438,6 +439,42 @@ def test_listens_on_loopback_only(quick: Mock) -> None:
 def test_may_open_as_many_files_as_the_system_allows(quick: Mock) -> None:
     soft, hard = psutil.Process(quick.pid).rlimit(psutil.RLIMIT_NOFILE)
     assert soft == hard
+
+
+def test_processes_share_the_port_and_the_file_and_end_together(tmp_path: Path) -> None:
+    request = {"prompt": "a b", "max_tokens": 2, "stream": True}
+    with mock.running(Behaviour(), tmp_path, processes=3) as server:
+        first = psutil.Process(server.pid)
+        others = first.children()
+        assert len(others) == 2
+        # Each connection is a coin's toss; none of this is empty once in 10**13.
+        for _ in range(8):
+            talk(server, *[request] * 10, together=True)
+        taken = [process.cpu_times().user for process in (first, *others)]
+        assert server.cpu_seconds() >= sum(taken)
+    truths = server.truth()
+    assert [truth.outcome for truth in truths] == ["ok"] * 80
+    # Each has numbers of its own.
+    counts = [sum(truth.number == number for truth in truths) for number in range(1, 80)]
+    assert counts[0] == 3
+    assert sum(counts) == 80
+    assert not any(psutil.pid_exists(process.pid) for process in (first, *others))
+
+
+def test_processes_end_with_the_first_even_by_sigkill(tmp_path: Path) -> None:
+    with mock.running(Behaviour(), tmp_path, processes=2) as server:
+        (other,) = psutil.Process(server.pid).children()
+        server.process.kill()
+        wait_for(lambda: not is_running(other.pid))
+
+
+def test_none_is_served_until_so_many_have_come(tmp_path: Path) -> None:
+    request = {"prompt": "a b", "max_tokens": 2, "stream": True}
+    with mock.running(Behaviour(together=5, ttft_ms=1), tmp_path) as server:
+        talk(server, *[request] * 6, together=True)
+        truths = server.truth()
+    received = sorted(truth.received_ns for truth in truths)
+    assert received[4] + 1_000_000 <= min(truth.first_token_ns or 0 for truth in truths)
 
 
 def test_nothing_is_left_running_by_an_exception(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from harness.bench.mock import Behaviour, Truth
 from harness.cell import ClosedLoop
 from harness.engines.vllm.server import VLLMServer
 from harness.errors import HarnessError
-from harness.load import closed_loop
+from harness.load import closed_loop, limits
 from harness.load.client import ClientLoad, Outcome
 from harness.measure import records, served
 from workloads.file import Workload
@@ -318,6 +318,17 @@ def test_user_that_fails_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixtur
         with pytest.raises(HarnessError, match="records of 2 of 4 requests, by 1 of 1 processes"):
             _drive(server, work, tmp_path)
     assert "KeyError: 'prompt'" in capfd.readouterr().out
+
+
+def test_more_users_than_a_process_may_have_streams_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "raise_stream_limit", lambda: 3)
+    with (
+        stand(Behaviour(), tmp_path / "mock") as server,
+        pytest.raises(HarnessError, match=r"^4 users in a process .* the system allows 3: raise"),
+    ):
+        _drive(server, workload(requests=2), tmp_path, users=8, processes=2)
 
 
 def test_two_records_of_a_request_are_an_error(tmp_path: Path) -> None:

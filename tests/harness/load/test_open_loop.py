@@ -11,6 +11,7 @@ from harness.bench.mock import Behaviour
 from harness.disturbance import Watch
 from harness.load import open_loop
 from harness.load.client import Client, Outcome
+from harness.load.open_loop import Due
 from harness.turns import Turns, places
 
 _MS = 1_000_000
@@ -29,20 +30,20 @@ def _drive(
     answers = []
     offsets_ns = [round(offset * _MS) for offset in offsets_ms]
 
-    async def run(client: Client) -> list[tuple[int, Outcome]]:
-        contents = bodies(len(offsets_ns))
-        return await open_loop.drive(
-            client,
-            contents,
-            offsets_ns,
-            max_streams,
-            turns or Turns.alone(),
-            watch,
-            turn_requests,
-            lambda: answers.append(1),
-        )
+    contents = bodies(len(offsets_ns))
 
-    return with_client(server.url, run), len(answers)
+    async def run(client: Client) -> list[tuple[int, Outcome]]:
+        async def send(part: range, begin_ns: int) -> list[Outcome]:
+            due = [Due(i, contents[i], begin_ns + offsets_ns[i]) for i in part]
+            return await open_loop.send(
+                client, due, max_streams, lambda request, _: answers.append(request)
+            )
+
+        return await open_loop.drive(send, offsets_ns, turns or Turns.alone(), watch, turn_requests)
+
+    sent = with_client(server.url, run)
+    assert sorted(answers) == list(range(len(sent)))
+    return sent, len(answers)
 
 
 def test_server_that_stands_still_does_not_slow_sending(tmp_path: Path) -> None:
@@ -100,7 +101,10 @@ def test_requests_beyond_the_limit_are_dropped(tmp_path: Path) -> None:
     assert statuses == ["ok"] * 5 + ["dropped"] * 7 + ["ok"]
     assert sorted(truth) == [0, 1, 2, 3, 4, 12]
     for scheduled_ns, outcome in sent[5:12]:
-        assert outcome == Outcome("dropped", "5 streams were open")
+        assert outcome.status == "dropped"
+        assert outcome.error is not None
+        assert outcome.error.startswith("5 streams were open: raise the limit of open files")
+        assert outcome.sent_ns is outcome.end_ns is None
         assert scheduled_ns > sent[0][0]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support.load import Stand, by_request, in_order, prompts, stand, workload
+from support.load import Stand, by_request, in_order, left_over, prompts, stand, workload
 from support.records import SPEC
 
 from harness import model as models
@@ -40,9 +40,9 @@ _BATCHES = BatchHTTP(mode="batch-http", batch_size=4)
 _EIGHT = ClosedLoop(mode="closed-loop", users=8, think_time_mean=0.01)
 
 
-def _open(rate: float, arrivals: str = "constant") -> OpenLoop:
+def _open(rate: float, arrivals: str = "constant", processes: int = 1) -> OpenLoop:
     given = {"mode": "open-loop", "arrivals": arrivals, "request_rate": rate}
-    return OpenLoop.model_validate(given)
+    return OpenLoop.model_validate(given | {"processes": processes})
 
 
 def _drive(
@@ -69,7 +69,9 @@ def _summarize(
     return summary, [outcome for _, outcome in sent]
 
 
-@pytest.mark.parametrize("load", [_BATCHES, _open(50.0, "poisson"), _EIGHT])
+@pytest.mark.parametrize(
+    "load", [_BATCHES, _open(50.0, "poisson"), _open(50.0, "poisson", processes=3), _EIGHT]
+)
 def test_each_mode_sends_each_request_once(tmp_path: Path, load: Load) -> None:
     work = workload(requests=30, warm_up=5)
     with stand(Behaviour(ttft_ms=20, itl_ms=2), tmp_path / "mock") as server:
@@ -106,22 +108,29 @@ def test_same_seed_same_arrivals(tmp_path: Path) -> None:
         assert due(8) != first
 
 
-def test_a_thousand_streams_at_a_time_are_each_counted_once(tmp_path: Path) -> None:
-    work = workload(requests=1000, output_tokens=3)
-    # The last is sent after 1 s, long before the first is answered.
-    behaviour = Behaviour(ttft_ms=3000, itl_ms=50)
-    with stand(behaviour, tmp_path / "mock") as server:
-        summary, outcomes = _summarize(server, _open(1000.0), work, tmp_path)
+@pytest.mark.parametrize(
+    "load",
+    [
+        _open(1500.0, processes=2),
+        ClosedLoop(mode="closed-loop", users=2000, think_time_mean=0.1, processes=2),
+    ],
+)
+def test_two_thousand_streams_at_a_time_are_each_sent_and_counted_once(
+    tmp_path: Path, load: Load
+) -> None:
+    work = workload(requests=2000, output_tokens=3)
+    with stand(Behaviour(together=2000), tmp_path / "mock") as server:
+        summary, outcomes = _summarize(server, load, work, tmp_path)
         truths = server.mock.truth()
     truth = by_request(truths)
-    assert len(truths) == len(truth) == 1000
+    assert len(truths) == len(truth) == 2000
     assert {outcome.status for outcome in outcomes} == {"ok"}
-    assert summary["max_concurrent_requests"] == 1000
-    assert summary["realised_request_rate"] == pytest.approx(1000, rel=0.2)
-    assert (summary["completed"], summary["failed"], summary["dropped"]) == (1000, 0, 0)
-    assert summary["queried_tokens"] == sum(row.prompt_tokens for row in truths) == 40_000
-    assert summary["hit_tokens"] == sum(row.cached_tokens for row in truths) == 998 * 16
-    assert summary["total_output_tokens"] == sum(row.output_tokens for row in truths) == 3000
+    assert summary["client_processes"] == 2
+    assert summary["max_concurrent_requests"] == 2000
+    assert (summary["completed"], summary["failed"], summary["dropped"]) == (2000, 0, 0)
+    assert summary["queried_tokens"] == sum(row.prompt_tokens for row in truths) == 80_000
+    assert summary["hit_tokens"] == sum(row.cached_tokens for row in truths) == 1998 * 16
+    assert summary["total_output_tokens"] == sum(row.output_tokens for row in truths) == 6000
     for request, outcome in enumerate(outcomes):
         assert in_order(outcome)
         assert outcome.usage is not None
@@ -131,7 +140,7 @@ def test_a_thousand_streams_at_a_time_are_each_counted_once(tmp_path: Path) -> N
 def test_requests_beyond_the_descriptors_are_dropped_and_in_no_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "_raise_descriptor_limit", lambda: 3)
+    monkeypatch.setattr(sending, "raise_stream_limit", lambda: 3)
     with stand(Behaviour(ttft_ms=500), tmp_path / "mock") as server:
         summary, outcomes = _summarize(server, _open(50.0), workload(requests=10), tmp_path)
         assert len(server.mock.truth()) == 3
@@ -145,8 +154,16 @@ def test_requests_beyond_the_descriptors_are_dropped_and_in_no_mean(
     assert summary["invalid_reason"].startswith("7 of 10 requests failed (dropped 7)")
 
 
-@pytest.mark.parametrize("load", [_BATCHES, _open(100.0)])
-@pytest.mark.parametrize("end", ["dies", "killed"])
+@pytest.mark.parametrize(
+    ("load", "end"),
+    [
+        (_BATCHES, "dies"),
+        (_BATCHES, "killed"),
+        (_open(100.0), "dies"),
+        (_open(100.0), "killed"),
+        (_open(100.0, processes=2), "dies"),
+    ],
+)
 def test_server_that_ends_in_the_middle_of_streams_ends_it(
     tmp_path: Path, load: Load, end: str
 ) -> None:
@@ -160,6 +177,7 @@ def test_server_that_ends_in_the_middle_of_streams_ends_it(
         with pytest.raises(HarnessError) as error:
             _drive(server, load, work, tmp_path)
         assert time.monotonic() - start < 20
+    assert left_over(str(tmp_path / "sender-")) == []
     ended = "died with exit code 3" if end == "dies" else "was killed by SIGKILL"
     assert str(error.value) == f"the server {ended} while requests were under way"
 
