@@ -7,42 +7,28 @@ all. Tools begin to count at moments of their own (``harness.bench.peers``); wha
 out, such as the wait for a connection, is not in its error. All share the machine with the mock, as
 they would with a server on it, so a tool that takes much of it delays itself.
 
-Each client is a process of its own with a fresh mock. Ours is this module, run as ``python -m
-harness.bench.client ORDER_JSON``, which sends as cells do, with ``harness.load.sending``, to a mock
-that it starts, and leaves a ``Reply``.
+Each client is a process of its own with a fresh mock; ours is ``harness.bench.ours``.
 """
 
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
 
-from harness.bench import mock, peers, process, results
-from harness.bench.mock import Behaviour, Truth
+from harness.bench import crowd, mock, ours, peers, process, results
+from harness.bench.mock import Behaviour
+from harness.bench.ours import Reply
 from harness.bench.peers import Aiperf, Guidellm, Peer, VllmBench
 from harness.bench.results import Result
-from harness.cell import ClosedLoop, Load, OpenLoop
-from harness.disturbance import Watch
-from harness.engines.vllm.server import VLLMServer
+from harness.cell import ClosedLoop, OpenLoop
 from harness.errors import HarnessError
-from harness.load.client import ClientLoad, Outcome, headers
-from harness.processes import end_group
-from harness.turns import Turns
-from workloads.file import BlockRequest, BlockWorkload, Header
 
 OURS = "ours"
-_SEED = 42
 _ROUNDS = 3
 _PEER_SECONDS = 120.0
-_TAIL_LINES = 10
 
 
 @dataclass(frozen=True)
@@ -74,49 +60,6 @@ _QUANTILES = {"p99": 0.99, "p99.9": 0.999}
 
 _CHATTY = Behaviour(ttft_ms=50, itl_ms=10)
 _CHATTY_RATE, _CHATTY_REQUESTS, _CHATTY_TOKENS = 100, 1000, 64
-
-# Streams of 2.75 s: 1,100 are open at a time.
-_CROWD = Behaviour(ttft_ms=1250, itl_ms=100)
-_CROWD_RATE, _CROWD_REQUESTS, _CROWD_TOKENS, _CROWD_STREAMS = 400, 2400, 16, 1000
-
-
-class Order(BaseModel):
-    """What our client is to send, and to whom.
-
-    Attributes:
-        behaviour: The mock's.
-        load: How.
-        requests: Their number.
-        output_tokens: Of each request.
-        folder: An empty folder for what is only needed meanwhile.
-        reply: The file for its ``Reply``.
-
-    """
-
-    behaviour: Behaviour
-    load: Load
-    requests: int
-    output_tokens: int
-    folder: Path
-    reply: Path
-
-
-class Reply(BaseModel):
-    """What our client says of a run, and what the server does.
-
-    Attributes:
-        sent: Scheduled time (ns, monotonic; None: by no schedule) and outcome of each request.
-        cost: What sending took.
-        cpu_seconds: What the client took in all, user and system time, to start too; not counted
-            are the processes that it started.
-        truth: What the server did about each request.
-
-    """
-
-    sent: list[tuple[int | None, Outcome]]
-    cost: ClientLoad
-    cpu_seconds: float
-    truth: list[Truth]
 
 
 @dataclass(frozen=True)
@@ -158,7 +101,7 @@ def run(build: Path, output: Path) -> list[Result]:
         *_compare(rivals, model, folder),
         *_stall(),
         *_chatty(),
-        *_crowd(),
+        *crowd.measure(),
     ]
     results.write(output, found)
     return found
@@ -228,13 +171,13 @@ def compared(
             median = statistics.median(from_due)
             rows.append(Result(f"{what}, p99, from scheduled", median, "ms", target_ms))
         rows.append(Result(f"{name}: CPU at {rate}/s, start included", cpu_seconds, "s"))
-    ours = p99_ms.pop(OURS)
+    of_ours = p99_ms.pop(OURS)
     if p99_ms:
         best = min(p99_ms, key=lambda name: p99_ms[name])
         rows.append(
             Result(
                 f"{OURS}: TTFT error p99 at {rate}/s, ours / best peer ({best})",
-                ours / p99_ms[best],
+                of_ours / p99_ms[best],
                 "ratio",
                 1.0,
             )
@@ -244,19 +187,19 @@ def compared(
 
 def _errors_of_ours(rate: _Rate) -> Errors:
     load = OpenLoop(mode="open-loop", arrivals="constant", request_rate=rate.per_second)
-    reply = _exchange(_STREAMS, load, rate.requests, _TOKENS)
-    _check_all_ok(reply)
+    reply = ours.exchange(_STREAMS, load, rate.requests, _TOKENS)
+    ours.check_all_ok(reply)
     from_sent, from_due = {}, {}
     for request, (scheduled_ns, outcome) in enumerate(reply.sent):
         assert scheduled_ns is not None
         assert outcome.sent_ns is not None
         assert outcome.first_token_ns is not None
-        name = request_id(request)
+        name = ours.request_id(request)
         from_sent[name] = (outcome.first_token_ns - outcome.sent_ns) / 1e6
         from_due[name] = (outcome.first_token_ns - scheduled_ns) / 1e6
-    true = by_name(reply.truth, lambda row: row.x_request_id)
-    p50_ms, p99_ms = quantiles(errors_ms(from_sent, true))
-    _, scheduled_p99_ms = quantiles(errors_ms(from_due, true))
+    true = ours.by_name(reply.truth, lambda row: row.x_request_id)
+    p50_ms, p99_ms = ours.quantiles(ours.errors_ms(from_sent, true))
+    _, scheduled_p99_ms = ours.quantiles(ours.errors_ms(from_due, true))
     return Errors(p50_ms, p99_ms, reply.cpu_seconds, scheduled_p99_ms)
 
 
@@ -267,67 +210,22 @@ def _errors_of_rival(rival: Peer, rate: _Rate, model: Path, folder: Path) -> Err
         )
         done = peers.run(rival, load, folder, _PEER_SECONDS)
         truth = server.truth()
-    true = by_name(truth, lambda row: row.prompt)
+    true = ours.by_name(truth, lambda row: row.prompt)
     if len(done.ttft_ms) < rate.requests:
         process.report(
             f"warning: {rival.name} reports {len(done.ttft_ms)} of {rate.requests} requests"
         )
-    return Errors(*quantiles(errors_ms(done.ttft_ms, true)), done.cpu_seconds)
-
-
-def request_id(request: int) -> str:
-    """Return what the server knows a request of ours by."""
-    return headers(request)["X-Request-Id"]
-
-
-def by_name(
-    truth: Iterable[Truth], name_of: Callable[[Truth], str | None]
-) -> dict[str | None, Truth]:
-    """Return the truth about each request by its name.
-
-    Raises:
-        HarnessError: if two have the same, so that nobody knows which one a client speaks of.
-
-    """
-    found: dict[str | None, Truth] = {}
-    for row in truth:
-        if found.setdefault(name := name_of(row), row) is not row:
-            raise HarnessError(f"{name!r} was sent twice")
-    return found
-
-
-def errors_ms(reported_ms: Mapping[str, float], true: Mapping[str | None, Truth]) -> list[float]:
-    """Return how far each reported TTFT is from the true one, in ms, whichever is larger.
-
-    One that is too short, as of a client that starts to count late, is as wrong as one too long.
-
-    Raises:
-        HarnessError: if one is reported of a request that the server has sent no token.
-
-    """
-    found = []
-    for name, ttft_ms in reported_ms.items():
-        truth = true.get(name)
-        if truth is None or truth.first_token_ns is None:
-            raise HarnessError(f"a TTFT was reported of {name!r}, which the server never answered")
-        found.append(abs(ttft_ms - (truth.first_token_ns - truth.received_ns) / 1e6))
-    return found
-
-
-def quantiles(values: Sequence[float]) -> tuple[float, float]:
-    """Return p50 and p99."""
-    p50, p99 = np.percentile(values, (50, 99))
-    return float(p50), float(p99)
+    return Errors(*ours.quantiles(ours.errors_ms(done.ttft_ms, true)), done.cpu_seconds)
 
 
 def _stall() -> list[Result]:
     """What a stall of the server does to the percentiles of an open loop, and of a closed one."""
     process.report("a server that stalls, open loop")
     open_loop = OpenLoop(mode="open-loop", arrivals="constant", request_rate=_STALLED_RATE)
-    opened = _exchange(_STALLING, open_loop, _STALLED_REQUESTS, _STALLED_TOKENS)
+    opened = ours.exchange(_STALLING, open_loop, _STALLED_REQUESTS, _STALLED_TOKENS)
     process.report("a server that stalls, closed loop")
     closed_loop = ClosedLoop(mode="closed-loop", users=_USERS, think_time_mean=_THINK_S)
-    closed = _exchange(_STALLING, closed_loop, _STALLED_REQUESTS, _STALLED_TOKENS)
+    closed = ours.exchange(_STALLING, closed_loop, _STALLED_REQUESTS, _STALLED_TOKENS)
     waits = {"open": _ttft_ms(opened), "closed": _ttft_ms(closed)}
     share = _STALL_S * _STALLED_RATE / _STALLED_REQUESTS
     found = []
@@ -370,7 +268,7 @@ def stalled_ms(p: float, share: float, stall_seconds: float) -> float:
 
 def _ttft_ms(reply: Reply) -> list[float]:
     """Return each TTFT, in ms from when it was scheduled, or sent if it never was scheduled."""
-    _check_all_ok(reply)
+    ours.check_all_ok(reply)
     found = []
     for scheduled_ns, outcome in reply.sent:
         start_ns = outcome.sent_ns if scheduled_ns is None else scheduled_ns
@@ -384,127 +282,7 @@ def _chatty() -> list[Result]:
     """What our client takes to read many tokens."""
     process.report("CPU time of our client")
     load = OpenLoop(mode="open-loop", arrivals="constant", request_rate=_CHATTY_RATE)
-    reply = _exchange(_CHATTY, load, _CHATTY_REQUESTS, _CHATTY_TOKENS)
-    _check_all_ok(reply)
+    reply = ours.exchange(_CHATTY, load, _CHATTY_REQUESTS, _CHATTY_TOKENS)
+    ours.check_all_ok(reply)
     what = f"{OURS}: CPU at {_CHATTY_RATE}/s of {_CHATTY_TOKENS} chunks"
     return [Result(what, reply.cost.cores, "cores", 0.5)]
-
-
-def _crowd() -> list[Result]:
-    """Whether each of many streams at a time is counted once."""
-    process.report("many streams at a time")
-    load = OpenLoop(mode="open-loop", arrivals="constant", request_rate=_CROWD_RATE)
-    reply = _exchange(_CROWD, load, _CROWD_REQUESTS, _CROWD_TOKENS)
-    at_a_time = most_open(reply.truth)
-    if at_a_time < _CROWD_STREAMS:
-        raise HarnessError(f"no more than {at_a_time} streams were open at a time")
-    outcomes = [outcome for _, outcome in reply.sent]
-    lost, twice = miscounted(outcomes, reply.truth)
-    what = f"{OURS}: {at_a_time} streams at a time"
-    return [
-        Result(f"{what}, requests lost", lost, "requests", 0),
-        Result(f"{what}, counted twice", twice, "requests", 0),
-    ]
-
-
-def most_open(truth: Iterable[Truth]) -> int:
-    """Return how many requests were with the server at a time, at most."""
-    changes = []
-    for row in truth:
-        assert row.end_ns is not None
-        changes += [(row.received_ns, 1), (row.end_ns, -1)]
-    return max((int(n) for n in np.cumsum([change for _, change in sorted(changes)])), default=0)
-
-
-def miscounted(outcomes: Sequence[Outcome], truth: Iterable[Truth]) -> tuple[int, int]:
-    """Return how many requests were lost, and how many were sent more than once.
-
-    Lost is one unless client and server both say that all went well, and with as many tokens.
-    """
-    rows: dict[str, list[Truth]] = {}
-    for row in truth:
-        rows.setdefault(row.x_request_id or "", []).append(row)
-    lost = 0
-    for request, outcome in enumerate(outcomes):
-        tokens = outcome.usage.output_tokens if outcome.usage else None
-        served = rows.get(request_id(request), [])
-        lost += outcome.status != "ok" or not any(
-            row.outcome == "ok" and row.output_tokens == tokens for row in served
-        )
-    return lost, sum(len(served) - 1 for served in rows.values())
-
-
-def _check_all_ok(reply: Reply) -> None:
-    statuses = Counter(outcome.status for _, outcome in reply.sent)
-    if set(statuses) != {"ok"}:
-        raise HarnessError(f"our client: not all requests went well: {dict(statuses)}")
-
-
-def _exchange(
-    behaviour: Behaviour, load: OpenLoop | ClosedLoop, requests: int, output_tokens: int
-) -> Reply:
-    """Have our client, in a process of its own, send so many requests to a mock.
-
-    Raises:
-        HarnessError: if it fails.
-
-    """
-    with tempfile.TemporaryDirectory() as name:
-        folder, reply, log = Path(name, "client"), Path(name, "reply.json"), Path(name, "log.txt")
-        folder.mkdir()
-        order = Order(
-            behaviour=behaviour,
-            load=load,
-            requests=requests,
-            output_tokens=output_tokens,
-            folder=folder,
-            reply=reply,
-        )
-        command = [sys.executable, "-m", "harness.bench.client", order.model_dump_json()]
-        with log.open("wb") as said:
-            client = subprocess.Popen(
-                command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            try:
-                code = client.wait()
-            finally:
-                # The mock too, and Locust, whatever ended this.
-                end_group(client)
-        if code:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-            raise HarnessError(f"our client: exit code {code}:\n{tail}")
-        return Reply.model_validate_json(reply.read_bytes())
-
-
-def main() -> None:
-    """Send what the order on the command line says."""
-    # Only here, since it takes a second and is not needed to give the order.
-    from harness.load import sending
-
-    order = Order.model_validate_json(sys.argv[1])
-    requests = tuple(
-        BlockRequest(request=i, prompt_tokens=5, output_tokens=order.output_tokens, runs=())
-        for i in range(order.requests)
-    )
-    header = Header(
-        content="blocks", name="bench", seed=_SEED, block_size=16, requests=len(requests), params={}
-    )
-    with mock.running(order.behaviour, order.folder) as server:
-        sent, cost = sending.drive(
-            order.load,
-            BlockWorkload(header, requests),
-            [[0, i, 1, 2, 3] for i in range(order.requests)],
-            _SEED,
-            VLLMServer(server.url, server.process),
-            order.folder,
-            Turns.alone(),
-            Watch(),
-            lambda: None,
-        )
-        cpu_seconds = time.process_time()
-    reply = Reply(sent=sent, cost=cost, cpu_seconds=cpu_seconds, truth=server.truth())
-    order.reply.write_text(reply.model_dump_json())
-
-
-if __name__ == "__main__":
-    main()

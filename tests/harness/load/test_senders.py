@@ -14,8 +14,8 @@ import pytest
 from support.load import Stand, by_request, in_order, left_over, prompts, stand, workload
 from support.processes import wait_for
 
-from harness.bench.client import Order
 from harness.bench.mock import Behaviour
+from harness.bench.ours import Order
 from harness.cell import OpenLoop
 from harness.disturbance import Watch
 from harness.errors import HarnessError
@@ -141,7 +141,7 @@ def test_processes_end_with_who_started_them(tmp_path: Path, end: signal.Signals
         folder=tmp_path,
         reply=tmp_path / "reply.json",
     )
-    command = [sys.executable, "-m", "harness.bench.client", order.model_dump_json()]
+    command = [sys.executable, "-m", "harness.bench.ours", order.model_dump_json()]
     truth = tmp_path / "truth.jsonl"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         try:
