@@ -1,12 +1,14 @@
 """Processes that end with those that started them, and how they ended."""
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
 import subprocess
 
 _GRACE_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
 
 
 def die_with(parent: int) -> None:
@@ -19,6 +21,11 @@ def die_with(parent: int) -> None:
     except ProcessLookupError:
         pass
     os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def kill_with_parent() -> None:
+    """Have the kernel kill this process, which was forked, when the parent is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

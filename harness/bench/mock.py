@@ -16,7 +16,6 @@ Run as ``python -m harness.bench.mock BEHAVIOUR_JSON --truth FILE``; from Python
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import gc
 import json
 import math
@@ -52,6 +51,7 @@ from pydantic import (
 
 from harness.errors import HarnessError
 from harness.load.alarm import Alarm
+from harness.processes import kill_with_parent
 
 MODEL = "mock"
 DIED = 3
@@ -66,7 +66,6 @@ _WORDS = (" the", " cache", " of", " é", " 漢", "字", " 🙂", ' "', "\n", " 
 _START_SECONDS = 30
 _HOST = "127.0.0.1"
 _LISTENING = "listening on "
-_PR_SET_PDEATHSIG = 1
 _LARGEST_BODY = 1 << 26
 _BACKLOG = 4096
 _PIECE_BYTES = 12
@@ -768,8 +767,7 @@ def _forked(sockets: Sequence[socket.socket]) -> Iterator[socket.socket]:
     mine = sockets[0]
     for one in sockets[1:]:
         if not (pid := os.fork()):
-            # Even by SIGKILL.
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            kill_with_parent()
             mine = one
             break
         others.append(pid)

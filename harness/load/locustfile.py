@@ -4,12 +4,10 @@
 ``README.md`` beside this file.
 """
 
-import ctypes
 import dataclasses
 import json
 import os
 import random
-import signal
 import time
 from collections import deque
 from pathlib import Path
@@ -36,10 +34,10 @@ from harness.load.client import (
     record,
 )
 from harness.load.stream import CompletionStream, RequestError, Status, Usage
+from harness.processes import kill_with_parent
 
 _FINISHED = "sessions-finished"
 _HTTP_OK = 200
-_PR_SET_PDEATHSIG = 1
 # An answer with another status is one, too, and is read like any.
 LocustUserAgent.valid_response_codes = frozenset(range(100, 600))
 
@@ -82,7 +80,7 @@ def _init(environment: Environment, **_: Any) -> None:
     Reader.network_timeout = options.silence
     if isinstance(runner, WorkerRunner) and options.processes:
         # A process that Locust forked would outlive it by a minute.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        kill_with_parent()
     if isinstance(runner, MasterRunner):
         started = waiting = 0
 

@@ -100,7 +100,7 @@ class Senders:
             return line
         how = ended(await process.wait())
         of = len(self.processes)
-        raise HarnessError(f"process {index + 1} of the {of} that send {how}: see above")
+        raise HarnessError(f"process {index + 1} of the client's {of} {how}")
 
 
 @contextlib.asynccontextmanager

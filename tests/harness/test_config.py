@@ -355,12 +355,17 @@ def test_fleet_is_of_tier_replay_and_its_cells_are_named_by_it() -> None:
     assert parsed.replayed == {}
 
 
-def test_cells_that_would_share_a_name_are_refused() -> None:
-    loads = [
-        {"mode": "closed-loop", "users": 4, "think_time_mean": 1, "processes": processes}
-        for processes in (1, 2)
-    ]
+@pytest.mark.parametrize(
+    ("load", "name"),
+    [
+        ({"mode": "closed-loop", "users": 4, "think_time_mean": 1}, "closed-loop-u4-t1-"),
+        ({"mode": "open-loop", "request_rate": 9}, "open-loop-poisson-r9-"),
+    ],
+)
+def test_cells_that_would_share_a_name_are_refused(load: dict[str, Any], name: str) -> None:
+    """How many processes send is not part of it, since it shall make no difference."""
+    loads = [load | {"processes": processes} for processes in (1, 2)]
     with pytest.raises(
-        HarnessError, match="two different cells would be called docqa-quality-closed-loop-u4-t1-"
+        HarnessError, match=f"two different cells would be called docqa-quality-{name}"
     ):
         config.parse(_changed("experiments.one.loads", loads), "test")

@@ -114,7 +114,7 @@ def test_process_that_is_killed_is_an_error_and_nothing_is_left(tmp_path: Path) 
         victim.kill()
         thread.join(30)
         assert not thread.is_alive()
-    assert said == ["process 2 of the 2 that send was killed by SIGKILL: see above"]
+    assert said == ["process 2 of the client's 2 was killed by SIGKILL"]
     assert left_over(str(tmp_path / "sender-")) == []
 
 
@@ -124,7 +124,7 @@ def test_process_that_raises_is_an_error(
     monkeypatch.setattr(senders, "_write", lambda path, *_: path.write_text("[0]\n"))
     with (
         stand(Behaviour(), tmp_path / "mock") as server,
-        pytest.raises(HarnessError, match=r"^process 1 of the 2 that send died with exit code 1:"),
+        pytest.raises(HarnessError, match=r"^process 1 of the client's 2 died with exit code 1$"),
     ):
         _drive(server, tmp_path, 4, 50.0)
     assert "ValueError: not enough values" in capfd.readouterr().err
