@@ -5,12 +5,13 @@ which sends as cells do, with ``harness.load.sending``, to a mock that it starts
 ``Reply``.
 """
 
+import contextlib
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,19 @@ def exchange(
         HarnessError: if it fails.
 
     """
+    with started(behaviour, load, requests, output_tokens, servers) as finish:
+        return finish()
+
+
+@contextlib.contextmanager
+def started(
+    behaviour: Behaviour,
+    load: OpenLoop | ClosedLoop,
+    requests: int,
+    output_tokens: int,
+    servers: int = 1,
+) -> Iterator[Callable[[], Reply]]:
+    """Begin an ``exchange``, and give what waits for its end; nothing outlives this block."""
     with tempfile.TemporaryDirectory() as name:
         folder, reply, log = Path(name, "client"), Path(name, "reply.json"), Path(name, "log.txt")
         folder.mkdir()
@@ -102,15 +116,18 @@ def exchange(
             client = subprocess.Popen(
                 command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
             )
-            try:
-                code = client.wait()
-            finally:
-                # The mock too, and Locust, whatever ended this.
-                end_group(client)
-        if code:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-            raise HarnessError(f"our client: exit code {code}:\n{tail}")
-        return Reply.model_validate_json(reply.read_bytes())
+
+        def finish() -> Reply:
+            if code := client.wait():
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+                raise HarnessError(f"our client: exit code {code}:\n{tail}")
+            return Reply.model_validate_json(reply.read_bytes())
+
+        try:
+            yield finish
+        finally:
+            # The mock too, and Locust, whatever ended this.
+            end_group(client)
 
 
 def check_all_ok(reply: Reply) -> None:

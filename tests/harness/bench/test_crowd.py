@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -49,11 +51,14 @@ def test_errors_of_the_half_that_was_sent_later() -> None:
 
 
 class _Exchange:
-    """Stands in for ``ours.exchange``: all loops and numbers of processes are equal."""
+    """Stands in for ``ours.started``: all loops and numbers of processes are equal."""
 
     def __init__(self, open_share: float = 1.0) -> None:
         self.open_share = open_share
         self.asked: list[tuple[Behaviour, OpenLoop | ClosedLoop, int, int]] = []
+
+    def started(self, *order: Any) -> AbstractContextManager[Callable[[], Reply]]:
+        return nullcontext(lambda: self(*order))
 
     def __call__(
         self,
@@ -74,9 +79,9 @@ class _Exchange:
 
 def test_rows_say_what_many_streams_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = _Exchange()
-    monkeypatch.setattr(ours, "exchange", exchange)
+    monkeypatch.setattr(ours, "started", exchange.started)
     rows = {row.name: row for row in crowd._streams()}
-    assert rows["open loop of 2: TTFT error p50, 2000 / 100 streams"].value == pytest.approx(1.5)
+    assert rows["open loop of 2, 2000 / 100 streams: TTFT error p50"].value == pytest.approx(1.5)
     assert rows["closed loop of 1, 100 streams: TTFT error p99"].value == pytest.approx(2)
     assert rows["closed loop of 2, 2000 streams: requests lost"].ok
     assert rows["closed loop of 2, 2000 streams: sent twice"].ok
@@ -93,7 +98,7 @@ def test_rows_say_what_many_streams_cost(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_too_few_streams_at_a_time_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "exchange", _Exchange(open_share=0.8))
+    monkeypatch.setattr(ours, "started", _Exchange(open_share=0.8).started)
     with pytest.raises(HarnessError, match="no more than 80 of 100 streams were open at a time"):
         crowd._streams()
 
