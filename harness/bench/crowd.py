@@ -28,9 +28,10 @@ _SERVERS = 2
 _FEW, _MANY = 100, 2000
 # Requests a second, their number, of which the later half is sent while all streams are open, and
 # the tokens of each.
-_RATE, _REQUESTS, _TOKENS = 200, 5000, 8
-# Of a stream's time, to the first token. Of the closed loop, a user thinks for a quarter of it.
-_TTFT_SHARE, _THINK_SHARE = 0.4, 0.25
+_RATE, _REQUESTS, _TOKENS = 200, 6000, 8
+# Of a stream's time: to the first token, and a user's to think, without which all would go on
+# sending together as they began.
+_TTFT_SHARE, _THINK_SHARE = 0.4, 0.5
 # Streams at a time that make it a measurement of that many.
 _ENOUGH = 0.9
 
