@@ -16,7 +16,6 @@ Run as ``python -m harness.bench.mock BEHAVIOUR_JSON --truth FILE``; from Python
 import argparse
 import asyncio
 import contextlib
-import gc
 import json
 import math
 import os
@@ -50,6 +49,7 @@ from pydantic import (
 )
 
 from harness.errors import HarnessError
+from harness.load import collector
 from harness.load.alarm import Alarm
 from harness.processes import kill_with_parent
 
@@ -730,12 +730,11 @@ async def serve(
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    # What there is by now stays; the collector need not look through it.
-    gc.freeze()
-    if announce:
-        host, port = listening.getsockname()
-        print(f"{_LISTENING}http://{host}:{port}", flush=True)
-    await stopped.wait()
+    with collector.stopped():
+        if announce:
+            host, port = listening.getsockname()
+            print(f"{_LISTENING}http://{host}:{port}", flush=True)
+        await stopped.wait()
     server.stop()
 
 

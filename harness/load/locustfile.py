@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import gc
 import json
 import os
 import random
@@ -155,6 +156,9 @@ class Reader(FastHttpUser):
         self._options = self.environment.parsed_options
         self._answered_ns = time.monotonic_ns()
         if _share.began is None:
+            # As harness.load.collector: it would stop all streams.
+            gc.collect()
+            gc.disable()
             _share.began = (time.monotonic(), time.process_time())
             if not _share.left:
                 self._finish()
@@ -194,6 +198,7 @@ class Reader(FastHttpUser):
         assert _share.began is not None
         start, cpu_start = _share.began
         cost = ClientLoad(time.process_time() - cpu_start, time.monotonic() - start)
+        gc.enable()
         _share.write(dataclasses.asdict(cost))
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner):

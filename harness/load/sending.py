@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -15,7 +14,7 @@ from harness.cell import BatchHTTP, ClosedLoop, Load, OpenLoop
 from harness.disturbance import Watch
 from harness.engines.server import MODEL, Server
 from harness.errors import HarnessError
-from harness.load import arrivals, batch_http, closed_loop, open_loop, senders
+from harness.load import arrivals, batch_http, closed_loop, collector, open_loop, senders
 from harness.load.batch import batches
 from harness.load.client import Body, Client, ClientLoad, Outcome, body, connect
 from harness.load.limits import raise_stream_limit
@@ -67,9 +66,6 @@ def drive(
         body(MODEL, prompt, request.output_tokens)
         for prompt, request in zip(prompts, workload.requests, strict=True)
     ]
-    # Collecting what is there already would hold up the first requests.
-    gc.collect()
-    gc.freeze()
     if isinstance(load, OpenLoop):
         offsets_ns = arrivals.offsets_ns(load, workload, seed).tolist()
         if load.processes > 1:
@@ -91,7 +87,7 @@ def drive(
             server.url,
             lambda client: batch_http.drive(client, bodies, numbers, turns, watch, done),
         )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with collector.stopped(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sent, cost = runner.run(_unless_it_dies(server, work))
     return list(sent), cost
 

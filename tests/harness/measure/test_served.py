@@ -1,6 +1,7 @@
 """Cells on servers, the mock in place of vLLM: what is sent, recorded, summed up and judged."""
 
 import functools
+import gc
 import json
 import re
 import signal
@@ -360,6 +361,8 @@ def test_client_that_is_too_busy_makes_the_cell_invalid(
     monkeypatch.setattr(validity, "MAX_CLIENT_CORES", 0.1)
 
     def burn(line: str) -> None:
+        # Nor does the collector come on top.
+        assert not ("answered" in line and gc.isenabled())
         end = time.process_time() + 0.2
         while "answered" in line and time.process_time() < end:
             pass
