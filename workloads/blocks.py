@@ -1,10 +1,10 @@
 """From a workload of text to the same workload of blocks, as an engine would cut it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from workloads.corpus import Tokenizer
-from workloads.file import BlockRequest, BlockWorkload, Run, TextWorkload
+from workloads.file import BlockRequest, BlockWorkload, Request, Run, TextWorkload
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ def from_text(workload: TextWorkload, tokenizer: Tokenizer, block_size: int) -> 
         return cuts[parts]
 
     requests = tuple(
-        BlockRequest(**request.model_dump(exclude={"parts"}), runs=cut(request.parts).blocks)
+        BlockRequest(
+            **{name.name: getattr(request, name.name) for name in fields(Request)},
+            runs=cut(request.parts).blocks,
+        )
         for request in workload.requests
     )
     header = workload.header.model_copy(

@@ -26,6 +26,7 @@ truncated one. A workload whose data could not be had is a header alone, whose `
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -36,7 +37,9 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    TypeAdapter,
     ValidationError,
+    dataclasses,
 )
 
 
@@ -44,12 +47,13 @@ class WorkloadError(Exception):
     """A workload, trace or corpus cannot be used; the message names file, line and reason."""
 
 
+# Not strict about containers, since JSON has no tuples; strict about numbers and text.
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_L = TypeVar("_L")
+
+
 class _Line(BaseModel):
-    # Not strict about containers, since JSON has no tuples; strict about numbers and text.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-_L = TypeVar("_L", bound=_Line)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Header(_Line):
@@ -81,7 +85,9 @@ class Text(_Line):
     content: str = Field(min_length=1)
 
 
-class Request(_Line):
+# There may be millions of these, of which a model of pydantic's takes three times the memory.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Request:
     """What all requests have; counts are in tokens. None: the workload knows no such thing."""
 
     request: NonNegativeInt
@@ -93,15 +99,18 @@ class Request(_Line):
     output_tokens: PositiveInt
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class TextRequest(Request):
     """A request whose prompt is texts."""
 
     parts: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
 
+_R = TypeVar("_R", bound=Request)
 Run = Annotated[tuple[NonNegativeInt, PositiveInt], Field(strict=False)]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class BlockRequest(Request):
     """A request whose prompt is blocks: its full blocks as runs of (first id, number of ids)."""
 
@@ -116,6 +125,11 @@ class BlockRequest(Request):
         """Yield the id of each full block, first to last."""
         for first, count in self.runs:
             yield from range(first, first + count)
+
+
+_ADAPTERS: Mapping[type[Any], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (Header, Text, TextRequest, BlockRequest)
+}
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,7 @@ def write(path: Path, workload: Workload) -> None:
             for text, content in workload.texts.items():
                 file.write(Text(text=text, content=content).model_dump_json() + "\n")
         for request in workload.requests:
-            file.write(request.model_dump_json() + "\n")
+            file.write(_ADAPTERS[type(request)].dump_json(request).decode() + "\n")
     os.replace(partial, path)
 
 
@@ -168,49 +182,44 @@ def read(path: Path) -> Workload:
         WorkloadError: if the file is missing or truncated, or a line of it is bad.
 
     """
-    try:
-        # Not splitlines(), which also splits at separators that JSON allows inside a string.
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise WorkloadError(f"{path}: no such workload file; `make figures` makes it") from None
-    except UnicodeDecodeError as error:
-        raise WorkloadError(f"{path}: not a text file in UTF-8: {error}") from None
-    if lines == [""]:
+    lines = enumerate(_lines(path), start=1)
+    number, line = next(lines, (0, ""))
+    if not line:
         raise WorkloadError(f"{path}: empty; delete it and run again to make it anew")
-
-    header = _parse(path, 1, lines[0], Header)
-    expected = 1 + header.texts + header.requests
-    texts = _texts(path, lines[1 : 1 + header.texts])
-    first = 2 + header.texts
-    numbered = list(enumerate(lines[first - 1 : expected], start=first))
+    header = _parse(path, number, line, Header)
+    texts = _texts(path, islice(lines, header.texts))
+    numbered = islice(lines, header.requests)
     workload: Workload
     if header.content == "text":
-        requests = tuple(_parse(path, number, line, TextRequest) for number, line in numbered)
-        for (number, _), request in zip(numbered, requests, strict=True):
-            for part in request.parts:
-                if part not in texts:
-                    raise _bad_line(path, number, f"no text {part!r} in this file")
-        workload = TextWorkload(header, requests, texts)
+        workload = TextWorkload(header, tuple(_text_requests(path, numbered, texts)), texts)
     else:
-        workload = BlockWorkload(
-            header, tuple(_parse(path, number, line, BlockRequest) for number, line in numbered)
-        )
-        _check_blocks(path, workload, first)
-    for due, (number, _) in enumerate(numbered):
-        if (found := workload.requests[due].request) != due:
-            raise _bad_line(path, number, f"request {found} where {due} is due")
-    if len(lines) != expected:
+        workload = BlockWorkload(header, tuple(_block_requests(path, numbered, header)))
+    found = 1 + len(texts) + len(workload.requests) + sum(1 for _ in lines)
+    expected = 1 + header.texts + header.requests
+    if found != expected:
         raise WorkloadError(
-            f"{path}: {len(lines)} lines, but its header promises {expected} "
+            f"{path}: {found} lines, but its header promises {expected} "
             f"({header.texts} texts, {header.requests} requests): truncated or appended "
             "to; delete it and run again to make it anew"
         )
     return workload
 
 
-def _texts(path: Path, lines: Sequence[str]) -> dict[str, str]:
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        # Not at the separators that JSON allows inside a string.
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.removesuffix("\n")
+    except FileNotFoundError:
+        raise WorkloadError(f"{path}: no such workload file; `make figures` makes it") from None
+    except UnicodeDecodeError as error:
+        raise WorkloadError(f"{path}: not a text file in UTF-8: {error}") from None
+
+
+def _texts(path: Path, numbered: Iterator[tuple[int, str]]) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for number, line in enumerate(lines, start=2):
+    for number, line in numbered:
         text = _parse(path, number, line, Text)
         if text.text in texts:
             raise _bad_line(path, number, f"text {text.text!r} a second time")
@@ -218,23 +227,47 @@ def _texts(path: Path, lines: Sequence[str]) -> dict[str, str]:
     return texts
 
 
-def _check_blocks(path: Path, workload: BlockWorkload, first: int) -> None:
-    block_size = workload.header.block_size
-    if block_size is None:
+def _text_requests(
+    path: Path, numbered: Iterator[tuple[int, str]], texts: Mapping[str, str]
+) -> Iterator[TextRequest]:
+    for number, request in _requests(path, numbered, TextRequest):
+        for part in request.parts:
+            if part not in texts:
+                raise _bad_line(path, number, f"no text {part!r} in this file")
+        yield request
+
+
+def _block_requests(
+    path: Path, numbered: Iterator[tuple[int, str]], header: Header
+) -> Iterator[BlockRequest]:
+    if header.block_size is None:
         raise _bad_line(path, 1, "not a header: block_size: missing, of a workload of blocks")
-    for number, request in enumerate(workload.requests, start=first):
-        if request.num_blocks != request.prompt_tokens // block_size:
+    for number, request in _requests(path, numbered, BlockRequest):
+        full = request.prompt_tokens // header.block_size
+        if request.num_blocks != full:
             raise _bad_line(
                 path,
                 number,
                 f"{request.num_blocks} blocks where {request.prompt_tokens} tokens have "
-                f"{request.prompt_tokens // block_size} full ones",
+                f"{full} full ones",
             )
+        yield request
+
+
+def _requests(
+    path: Path, numbered: Iterator[tuple[int, str]], kind: type[_R]
+) -> Iterator[tuple[int, _R]]:
+    for due, (number, line) in enumerate(numbered):
+        request = _parse(path, number, line, kind)
+        if request.request != due:
+            raise _bad_line(path, number, f"request {request.request} where {due} is due")
+        yield number, request
 
 
 def _parse(path: Path, number: int, line: str, kind: type[_L]) -> _L:
     try:
-        return kind.model_validate_json(line)
+        found: _L = _ADAPTERS[kind].validate_json(line)
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

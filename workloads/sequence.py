@@ -5,6 +5,7 @@ the same documents, their popularity as it was then.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import accumulate
 from typing import Annotated, Literal
 
@@ -97,13 +98,11 @@ def build(
         for text in request.parts:
             texts[f"{part}/{text}"] = parts[part].texts[text]
         requests.append(
-            request.model_copy(
-                update={
-                    "request": number,
-                    # Each part has times of its own.
-                    "arrival_ms": None,
-                    "parts": tuple(f"{part}/{text}" for text in request.parts),
-                }
+            replace(
+                request,
+                request=number,
+                arrival_ms=None,  # Each part has times of its own.
+                parts=tuple(f"{part}/{text}" for text in request.parts),
             )
         )
     header = Header(

@@ -114,8 +114,14 @@ def write_prompts(path: Path, workload: Workload, prompts: Sequence[Sequence[int
     path.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w") as file:
         for request, prompt in zip(workload.requests, prompts, strict=True):
-            line = request.model_dump(include={"request", "session", "turn", "output_tokens"})
-            file.write(json.dumps(line | {"prompt": list(prompt)}) + "\n")
+            line = {
+                "request": request.request,
+                "session": request.session,
+                "turn": request.turn,
+                "output_tokens": request.output_tokens,
+                "prompt": list(prompt),
+            }
+            file.write(json.dumps(line) + "\n")
     os.replace(partial, path)
 
 

@@ -29,7 +29,7 @@ from harness.measure import records
 from workloads import file
 
 _BATCHES = BatchHTTP(mode="batch-http", batch_size=1)
-_SPEC = SPEC.model_copy(update={"load": _BATCHES})
+_SPEC = replace(SPEC, load=_BATCHES)
 
 
 @pytest.fixture(params=["vllm", "sglang"])
@@ -52,7 +52,7 @@ def _serve(engine: str, folder: Path, port: int | None = None) -> None:
     path = registry.ENGINES[engine].server
     assert path is not None
     kind: type[Server] = registry.imported(path)
-    spec = _SPEC.model_copy(update={"engine": engine})
+    spec = replace(_SPEC, engine=engine)
     with servers.serve(kind, spec, "m", 64, folder, report=lambda _: None, port=port) as served:
         assert served.url.startswith("http://127.0.0.1:")
         assert served.died() is None
@@ -210,7 +210,7 @@ def test_workload_of_another_tokenizer_is_refused_before_a_server_starts(
     bench: Bench, tmp_path: Path
 ) -> None:
     given = file.read(bench.workload)
-    changed = [r.model_copy(update={"prompt_tokens": 7}) for r in given.requests]
+    changed = [replace(r, prompt_tokens=7) for r in given.requests]
     other = tmp_path / "other.jsonl"
     file.write(other, type(given)(given.header, tuple(changed), given.texts))  # type: ignore
     run = bench.run(bench.cell("vllm", "arc", _BATCHES).ring, tmp_path / "c", other)

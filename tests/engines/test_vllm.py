@@ -107,7 +107,7 @@ def test_arc_telemetry_keeps_the_bounds(bench: Bench) -> None:
 def test_cache_smaller_than_a_request_is_refused(bench: Bench) -> None:
     given = file.read(bench.workload_of_alone)
     assert isinstance(given, TextWorkload)
-    longer = tuple(r.model_copy(update={"prompt_tokens": 9999}) for r in given.requests)
+    longer = tuple(replace(r, prompt_tokens=9999) for r in given.requests)
     file.write(bench.folder / "long.jsonl", replace(given, requests=longer))
     run = bench.run(bench.alone, bench.folder / "refused", bench.folder / "long.jsonl")
     assert run.returncode == 1

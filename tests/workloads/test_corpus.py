@@ -52,7 +52,7 @@ def test_documents_may_be_counted(tmp_path: Path, ids: tuple[Any, Any]) -> None:
 
 def test_truncated_gzip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(_lines(_A).encode() * 999)[:-20])
-    with pytest.raises(WorkloadError, match="cannot be read"):
+    with pytest.raises(WorkloadError, match="cut off or damaged"):
         corpus.read(tmp_path / "c.jsonl.gz")
 
 

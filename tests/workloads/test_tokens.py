@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def test_text_has_the_tokens_of_its_parts(word_tokenizer: Any) -> None:
     texts = {"a": "one two three", "b": "four five"}
     (tokens,) = token_ids(TextWorkload(header, (request,), texts), word_tokenizer, 500)
     assert tokens == word_tokenizer.encode("one two three four five")
-    longer = request.model_copy(update={"prompt_tokens": 6})
+    longer = replace(request, prompt_tokens=6)
     with pytest.raises(WorkloadError, match=r"request 0 has 5 tokens, not 6: .*another tokenizer"):
         token_ids(TextWorkload(header, (longer,), texts), word_tokenizer, 500)
 
