@@ -1,8 +1,9 @@
 """How fast tier replay is, what memory it needs, and whether its cost grows with its input.
 
-The grid of figure 3a and one cell of Mooncake's trace are measured from outside, as the commands
-that the DAG runs. CPU time a request is that of ``harness.load.batch``'s loop, with its records and
-telemetry, without start-up and without writing files.
+The grid of figure 3a, one cell of Mooncake's trace and one of a log of a million requests are
+measured from outside, as the commands that the DAG runs. CPU time a request is that of
+``harness.load.batch``'s loop, with its records and telemetry, without start-up and without writing
+files.
 
 Growth is measured on documents that are all as popular as each other. There the cache, larger or
 smaller, hardly ever hits (at most 9%), so that a request is the same work at all sizes: some 360
@@ -12,6 +13,7 @@ not, since most of a request's cost is that of its blocks, new or not.
 """
 
 import json
+import random
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,6 +62,8 @@ _CONFIG = {
         )
     },
 }
+# A log of as many requests, and the blocks of each.
+_MILLION, _BLOCKS = 1_000_000, 150
 # The most that it may be, in CPU time: 1,000 and 870 requests a second.
 _MS_PER_REQUEST: dict[str, float] = {"lru": 1.0, "arc": 1.15}
 # A cell to time: its workload, cache and policy.
@@ -141,7 +145,8 @@ def run(build: Path, output: Path) -> list[Result]:
     commands = _Commands(build / "replay", engine_tree, model)
     commands.folder.mkdir(exist_ok=True)
     commands.config.write_text(json.dumps(_CONFIG, indent=2) + "\n")
-    found = [*_grid(commands), *_mooncake(commands), *_loop(commands)]
+    million = _Commands(build / "million", engine_tree, model)
+    found = [*_grid(commands), *_mooncake(commands), *_million(million), *_loop(commands)]
     results.write(output, found)
     return found
 
@@ -166,6 +171,63 @@ def _mooncake(commands: _Commands) -> list[Result]:
         Result("mooncake, lru: wall time", cost.seconds, "s", 60),
         Result("mooncake, lru: peak resident memory", cost.peak_bytes / 2**30, "GiB", 3),
     ]
+
+
+def _million(commands: _Commands) -> list[Result]:
+    """Memory of a cell of a long log, and of making its workload."""
+    commands.folder.mkdir(exist_ok=True)
+    log = commands.folder / "log.jsonl"
+    workload = {"kind": "trace", "path": str(log), "format": "mooncake", "id_tokens": 16}
+    cells = {
+        "tier": "replay",
+        "workload": "million",
+        "policies": ["lru"],
+        "cache_tokens": [1_000_000],
+        "seeds": [_SEED],
+    }
+    commands.config.write_text(
+        json.dumps(
+            _CONFIG | {"workloads": {"million": workload}, "experiments": {"million": cells}}
+        )
+    )
+    process.report(f"writing a log of {_MILLION:,} requests")
+    _write_log(log)
+    try:
+        made, replayed = commands.make_workload("million"), commands.replay("million")
+    finally:
+        log.unlink()
+    name = f"{_MILLION:,} requests of {_BLOCKS} blocks"
+    return [
+        Result(
+            f"{name}, making the workload: peak resident memory", made.peak_bytes / 2**30, "GiB", 2
+        ),
+        Result(f"{name}, lru: peak resident memory", replayed.peak_bytes / 2**30, "GiB", 2),
+        Result(f"{name}, lru: wall time", replayed.seconds, "s"),
+    ]
+
+
+def _write_log(path: Path) -> None:
+    """Write requests of which half begin as an earlier one does, more often as a frequent one."""
+    rng = random.Random(_SEED)
+    prefixes: list[range] = []
+    first_new = 0
+    with path.open("w") as file:
+        for i in range(_MILLION):
+            if prefixes and rng.random() < 0.5:
+                prefix = prefixes[int(len(prefixes) * rng.random() ** 3)]
+            else:
+                prefix = range(first_new, first_new + rng.randrange(20, 140))
+                prefixes.append(prefix)
+                first_new = prefix.stop
+            own = range(first_new, first_new + _BLOCKS - len(prefix))
+            first_new = own.stop
+            line = {
+                "timestamp": 10 * i,
+                "input_length": 16 * _BLOCKS,
+                "output_length": 1,
+                "hash_ids": [*prefix, *own],
+            }
+            file.write(json.dumps(line) + "\n")
 
 
 def _loop(commands: _Commands) -> list[Result]:

@@ -13,7 +13,7 @@ from harness.errors import HarnessError
 from harness.measure import offline
 from harness.measure.order import WorkerOrder
 from harness.turns import Turns
-from workloads import datasets
+from workloads import datasets, trace
 
 _CONFIG = config.parse(replay._CONFIG, "bench")
 _OUTPUT = process.output
@@ -79,6 +79,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Processes:
     monkeypatch.setattr(process, "prepare", lambda build: (build / "vllm", build / "model"))
     monkeypatch.setattr(process, "measure", fake.measure)
     monkeypatch.setattr(process, "output", fake.output)
+    monkeypatch.setattr(replay, "_MILLION", 200)
     return fake
 
 
@@ -86,6 +87,11 @@ def test_medians_and_their_targets(processes: _Processes, tmp_path: Path) -> Non
     found = {result.name: result for result in replay.run(tmp_path, tmp_path / "replay.json")}
     grid = found.pop("grid of figure 3a, one seed: wall time")
     assert (grid.value, grid.ok) == (12 + 50, True)
+    long = [
+        found.pop(name) for name in list(found) if name.startswith("200 requests of 150 blocks")
+    ]
+    assert [(result.value, result.ok) for result in long] == [(2, True), (2, True), (50, None)]
+    assert not (tmp_path / "million" / "log.jsonl").exists()
     assert {name: (result.value, result.ok) for name, result in found.items()} == {
         "CPU time a request, lru": (0.8, True),
         "CPU time a request, arc": (1.1, True),
@@ -96,7 +102,26 @@ def test_medians_and_their_targets(processes: _Processes, tmp_path: Path) -> Non
         "CPU time a request, arc: trace x 4 / x 1": (1, True),
         "CPU time a request, arc: documents x 4 / x 1": (pytest.approx(1.125), True),
     }
-    assert len(json.loads((tmp_path / "replay.json").read_text())) == 1 + len(found)
+    assert len(json.loads((tmp_path / "replay.json").read_text())) == 4 + len(found)
+
+
+def test_the_long_log_is_one_of_requests_that_share_what_they_begin_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "_MILLION", 200)
+    log = tmp_path / "log.jsonl"
+    replay._write_log(log)
+    params = trace.Trace(kind="trace", path=str(log), format="mooncake", id_tokens=16)
+    workload = trace.build("million", params, 42, log, 16)
+    seen: set[int] = set()
+    reused = 0
+    for request in workload.requests:
+        blocks = list(request.blocks())
+        assert len(blocks) == 150
+        reused += blocks[0] in seen
+        seen.update(blocks)
+    assert len(workload.requests) == 200
+    assert 60 < reused < 140
 
 
 def test_without_the_data_set_its_results_are_left_out(
