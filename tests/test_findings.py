@@ -1,6 +1,7 @@
 """What README says was found is what the shipped run found."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,25 @@ def test_readme_has_the_verdicts_of_the_shipped_run(
     root: Path, judged: list[dict[str, Any]]
 ) -> None:
     assert terminal.markdown(judged) in (root / "README.md").read_text("utf-8")
+
+
+def test_artifact_has_the_shipped_verdicts_on_alrfu(root: Path) -> None:
+    folder = root / "reference" / "policies"
+    found = results.read(folder / "config.yaml", folder)
+    assert found.config == config.load(root / "config" / "policies.yaml")
+    text = (root / "ARTIFACT.md").read_text("utf-8")
+    told = dict(re.findall(r"^\| (P\w+(?: to P4c)?) \|.*\| (.*) \|$", text, re.MULTILINE))
+    told |= dict.fromkeys(("P4a", "P4b", "P4c"), told.pop("P4a to P4c"))
+    judged = {
+        claim["id"]: claim
+        for claim in claims.judge(found, noise.read(root / "reference" / "noise.csv"))
+        if claim["id"].startswith("P")
+    }
+    assert set(told) == set(judged)
+    for name, claim in judged.items():
+        assert told[name].endswith(claim["verdict"])
+        if "points" in told[name] or "%" in told[name]:
+            assert told[name].startswith(f"{claim['ours']:+.1f} ")
 
 
 def test_readmes_map_is_of_the_shipped_run(root: Path) -> None:
