@@ -27,6 +27,7 @@ READY_SECONDS = 900.0
 _POLL_SECONDS = 0.1
 _REPORT_SECONDS = 30.0
 _HTTP_SECONDS = 30.0
+_DYING_SECONDS = 2.0
 # What command lines end with that do not take an option.
 _USAGE_ERROR = 2
 # A server updates its counters a moment after it sent the last token.
@@ -122,6 +123,10 @@ class Server(ABC):
             with opener.open(request, timeout=_HTTP_SECONDS) as response:
                 return str(response.read().decode())
         except (OSError, ValueError) as error:
+            if isinstance(getattr(error, "reason", error), ConnectionError):
+                # The connections of a process end before it does.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(_DYING_SECONDS)
             reason = self.died() or error
             raise HarnessError(f"{request.full_url}: {reason}") from None
 

@@ -29,7 +29,7 @@ from harness.measure import records
 from workloads import file
 
 _BATCHES = BatchHTTP(mode="batch-http", batch_size=1)
-_SPEC = replace(SPEC, load=_BATCHES)
+_SPEC = SPEC.model_copy(update={"load": _BATCHES})
 
 
 @pytest.fixture(params=["vllm", "sglang"])
@@ -52,7 +52,7 @@ def _serve(engine: str, folder: Path, port: int | None = None) -> None:
     path = registry.ENGINES[engine].server
     assert path is not None
     kind: type[Server] = registry.imported(path)
-    spec = replace(_SPEC, engine=engine)
+    spec = _SPEC.model_copy(update={"engine": engine})
     with servers.serve(kind, spec, "m", 64, folder, report=lambda _: None, port=port) as served:
         assert served.url.startswith("http://127.0.0.1:")
         assert served.died() is None

@@ -22,7 +22,7 @@ def main() -> None:
     threading.Thread(target=die_with, args=(os.getppid(),), daemon=True).start()
     order = WorkerOrder.model_validate_json(sys.argv[1])
     behaviour = os.environ["FAKE_WORKER"]
-    print("the engine's own log")
+    print("the engine's own log", flush=True)
     with os.fdopen(order.progress_fd, "w", buffering=1) as progress:
         child = subprocess.Popen(["sleep", "300"])
         print(f"pids {os.getpid()} {child.pid}", file=progress)
