@@ -2,6 +2,7 @@
 
 import ast
 import random
+from typing import Any
 
 from support.pool import Pool, chain_hashes
 
@@ -28,3 +29,16 @@ def count_unreachable(pool: Pool) -> int:
     chains = {b.block_hash[:-4].rstrip(b".") for b in pool.pool.blocks if b.block_hash is not None}
     names = {ast.literal_eval(chain.decode()) for chain in chains}
     return sum(len(name) > 1 and name[:-1] not in names for name in names)
+
+
+def count_evictions_while_reachable(pool: Pool, rng: random.Random, batch_size: int) -> int:
+    """Run requests so many at a time, and see each time that all that is cached can be reached."""
+    running: list[list[Any]] = []
+    for _ in range(1500):
+        if len(running) == batch_size:
+            pool.finish(running.pop(rng.randrange(batch_size)))
+        started = pool.start(chain_hashes(*random_chain(rng)), partial_blocks=rng.randrange(2))
+        assert started is not None
+        running.append(started[0])
+        assert count_unreachable(pool) == 0
+    return int(pool.policy.num_evictions)
