@@ -54,6 +54,11 @@ class ReferenceARC:
         self.t1[x] = None
         return False
 
+    def get_stats(self) -> dict[str, float]:
+        """Return what the policy's method of this name is to return."""
+        lists = {"t1": self.t1, "t2": self.t2, "b1": self.b1, "b2": self.b2}
+        return {name: len(queue) for name, queue in lists.items()} | {"p": self.p}
+
     def _replace(self, x: Any) -> None:
         t1, t2 = self._free(self.t1), self._free(self.t2)
         if t1 and (
