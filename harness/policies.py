@@ -29,5 +29,5 @@ POLICIES = {
     "slru": Policy("SLRU", "#029e73", "D"),
     "s3fifo": Policy("S3-FIFO", "#cc78bc", "v"),
     "alrfu": Policy("ALRFU", "#d55e00", "P"),
-    "arcleaf": Policy("ARC, leaves only", "#56b4e9", "X", is_ablation=True),
+    "arcleaf": Policy("ARC (leaves only)", "#56b4e9", "X", is_ablation=True),
 }
