@@ -27,12 +27,13 @@ class GhostsMachine(RuleBasedStateMachine):
             self.model[queue][block_hash] = None
             self.model[queue].move_to_end(block_hash)
 
-    @rule(block_hash=_HASHES)
-    def discard(self, block_hash: bytes) -> None:
-        [expected] = self.table.get_queues([block_hash])
-        assert self.table.discard(block_hash) is expected
-        for one in self.model:
-            one.pop(block_hash, None)
+    @rule(hashes=st.lists(_HASHES, max_size=4, unique=True))
+    def discard(self, hashes: list[bytes]) -> None:
+        expected = self.table.get_queues(hashes)
+        assert self.table.discard(hashes) == expected
+        for block_hash in hashes:
+            for one in self.model:
+                one.pop(block_hash, None)
 
     @rule(max_ghosts=st.integers(0, 12), queue=_QUEUES, kept=st.sets(_HASHES, max_size=4))
     def forget_oldest(self, max_ghosts: int, queue: int, kept: set[bytes]) -> None:
@@ -80,7 +81,7 @@ def test_many_that_come_and_go_take_no_more_room() -> None:
     for i in range(5000):
         ghosts.add([str(i).encode()])
         if i % 10:
-            table.discard(str(i).encode())
+            table.discard([str(i).encode()])
         if i % 3 == 0:
             ghosts.forget_oldest(300)
         assert len(ghosts._added) <= 4 * len(ghosts) + 68

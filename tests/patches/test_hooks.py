@@ -84,12 +84,14 @@ class _Walk:
         if block_hash in self.ghosts():
             self.due.append(block_hash)
 
-    def _consumes(self, block: Any, block_hash: bytes, is_resumed: bool) -> None:
-        assert block_hash in self.inserted
+    def _consumes(self, blocks: list[Any], block_hashes: list[bytes], __: list[bool]) -> None:
+        assert len(blocks) == len(block_hashes)
+        assert set(block_hashes) <= set(self.inserted)
         assert self._get_p() == self._p, "p moved, and no ghost was given up"
-        self._had = block_hash in self.ghosts()
-        if self._had:
-            self.consumed.append(block_hash)
+        ghosts = self.ghosts()
+        had = [block_hash for block_hash in block_hashes if block_hash in ghosts]
+        self._had = bool(had)
+        self.consumed += had
 
     def _has_consumed(self) -> None:
         if not self._had:
