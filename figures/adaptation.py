@@ -70,7 +70,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     grid[1, 0].set_ylabel(f"hit rate,\nlast {_WINDOW} requests")
     looks = style.looks(drawn["policy"])
     figure.legend(
-        handles=[style.ours(policy) for policy in looks],
+        handles=list(map(style.ours, looks.values())),
         loc="outside lower center",
         ncols=len(looks),
         frameon=False,

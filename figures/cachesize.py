@@ -124,7 +124,8 @@ def _optimum(axes: Axes, policies: pd.DataFrame, workload: str) -> None:
 def _legend(
     cells: pd.DataFrame, policies: pd.DataFrame, workload: str, has_paper: bool
 ) -> list[Line2D]:
-    handles = [style.ours(policy) for policy in style.LABELS if policy in set(cells["policy"])]
+    named = set(cells["policy"]) & style.LABELS.keys()
+    handles = list(map(style.ours, style.looks(named).values()))
     if OPTIMUM in set(policies[policies["workload"] == workload]["policy"]):
         handles.append(Line2D([], [], color="black", linestyle="--", label="offline optimum"))
     if has_paper:

@@ -234,6 +234,11 @@ def entries(config: Config) -> dict[str, Entry]:
     if config.map is not None:
         title = "Where ARC helps, and where any policy does: the map"
         return {"map": Entry(title, "map", "replay", tuple(config.workloads))}
+    if config.swept:
+        title = "What constants of policies matter"
+        sweep = Entry(title, "sweep", "replay", tuple(config.swept))
+        change = {name: entry for name, entry in FIGURES.items() if entry.module == "adaptation"}
+        return {"sweep": sweep} | {n: entry for n, entry in change.items() if entry.is_for(config)}
     named = {name: entry for name, entry in FIGURES.items() if entry.is_for(config)}
     others = _of_others(config, list(named.values()))
     return named | others | _of_policies(config) | _of_alrfu(config)

@@ -58,7 +58,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         axes.set_title(router, fontsize="small")
     for axes in figure.axes:
         axes.set_xlabel("cache of all, thousand tokens")
-    handles = [style.ours(policy) for policy in style.looks(cells["policy"])]
+    handles = list(map(style.ours, style.looks(cells["policy"]).values()))
     one = Line2D([], [], color="black", linestyle=":", label="one engine with as much cache")
     figure.legend(
         handles=[*handles, one], loc="outside lower center", ncols=len(handles) + 1, frameon=False

@@ -155,7 +155,8 @@ def _stock(axes: Axes, cells: pd.DataFrame, column: str) -> None:
 
 
 def _legend(patched: pd.DataFrame, stock: pd.DataFrame, project: str) -> list[Line2D]:
-    handles = [style.ours(policy) for policy in style.LABELS if policy in set(patched["policy"])]
+    named = set(patched["policy"]) & style.LABELS.keys()
+    handles = list(map(style.ours, style.looks(named).values()))
     if not stock.empty:
         handles.append(
             Line2D(

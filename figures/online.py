@@ -278,6 +278,6 @@ def again(panels: Sequence[Panel]) -> list[Line2D]:
 def legend(figure: Figure, panels: Sequence[Panel], more: Sequence[Line2D] = ()) -> None:
     """Put one legend for all panels below them: the policies, and more."""
     drawn = {policy for panel in panels for policy in panel.policies}
-    handles = [style.ours(policy) for policy in style.LABELS if policy in drawn]
+    handles = list(map(style.ours, style.looks(drawn & style.LABELS.keys()).values()))
     handles += more
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)

@@ -85,9 +85,9 @@ def looks(policies: Iterable[str]) -> dict[str, Policy]:
     }
 
 
-def ours(policy: str) -> Line2D:
+def ours(look: Policy) -> Line2D:
     """Return a legend's entry for our line of a policy."""
-    return Line2D([], [], color=COLORS[policy], marker=MARKERS[policy], label=LABELS[policy])
+    return Line2D([], [], color=look.color, marker=look.marker, label=look.label)
 
 
 def papers() -> Line2D:

@@ -57,7 +57,7 @@ def draw(results: Results, entry: Entry) -> Figure:
     top = 1.08 * max(axes.dataLim.y1 for axes in list(grid.flat)[: len(workloads)])
     grid[0, 0].set_ylim(0, top if top > 0 else 1)
     figure.legend(
-        handles=[style.ours(policy) for policy in looks],
+        handles=list(map(style.ours, looks.values())),
         loc="outside lower center",
         ncols=len(looks),
         frameon=False,

@@ -30,7 +30,7 @@ from harness.cell import Batch, CellSpec, Load, Tier
 from harness.engines.base import Kind
 from harness.engines.registry import ENGINES
 from harness.errors import HarnessError
-from harness.policies import POLICIES
+from harness.policies import POLICIES, variant
 from workloads import datasets
 from workloads.docqa import SYNTHETIC, DocQA
 from workloads.file import WorkloadError
@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     PolicyName: TypeAlias = str
 else:
     EngineName, PolicyName = _one_of(ENGINES), _one_of(POLICIES)
+# As in the policy's file (patches/*/); there is no such thing to look up before it is built.
+ConstantName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+Constant = NonNegativeFloat | Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
 WorkloadName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
@@ -121,6 +124,24 @@ class Experiment(_Section):
         description="how often each cell is measured; what the times of equal cells differ by is "
         "noise (A/A)",
     )
+    sweep: dict[PolicyName, dict[ConstantName, tuple[Constant, ...]]] = Field(
+        {},
+        description="other values of constants of policies, each of them a policy more; of tier "
+        "replay",
+    )
+
+    @property
+    def all_policies(self) -> list[str]:
+        """The policies and their variants."""
+        return [
+            *self.policies,
+            *(
+                variant(policy, constant, value if isinstance(value, tuple) else (value,))
+                for policy, constants in self.sweep.items()
+                for constant, values in constants.items()
+                for value in values
+            ),
+        ]
 
     @property
     def engine_name(self) -> str:
@@ -145,6 +166,8 @@ class Experiment(_Section):
             raise ValueError("a fleet is of tier replay: one machine has no more than one engine")
         if kind.name == "sglang-replay" and any(load != Batch(batch_size=1) for load in self.loads):
             raise ValueError("engine sglang-replay replays one request at a time: batch_size 1")
+        if self.sweep and self.engine_name != "replay":
+            raise ValueError(f"engine {kind.name} takes no sweep: replay does, in its own tier")
         if self.tier == "replay" and self.repeats > 1:
             raise ValueError("tier replay has no clock, so nothing differs in repeats")
         return self
@@ -292,7 +315,7 @@ class Config(_Section):
                 experiment.cache_tokens,
                 experiment.seeds,
                 experiment.loads,
-                experiment.policies,
+                experiment.all_policies,
                 range(experiment.repeats),
             )
         )
@@ -326,6 +349,11 @@ class Config(_Section):
             if cell.tier == "replay" and cell.load.mode == "batch":
                 sizes.setdefault((cell.workload, cell.seed), set()).add(cell.cache_blocks)
         return {key: sorted(of_key) for key, of_key in sizes.items()}
+
+    @property
+    def swept(self) -> list[str]:
+        """The workloads of which variants of policies are replayed."""
+        return list({e.workload: None for e in self.experiments.values() if e.sweep})
 
     @property
     def kinds(self) -> list[Kind]:

@@ -1,8 +1,10 @@
 """The eviction policies: what configs, cells, figures and tables call them.
 
-A new one is a line here, and what makes an engine have it (``patches/``).
+A new one is a line here, and what makes an engine have it (``patches/``). A *variant* of one has
+another value of a constant of its patch, and a name that says which: ``alrfu:MAX_GHOSTS=2``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -31,3 +33,19 @@ POLICIES = {
     "alrfu": Policy("ALRFU", "#d55e00", "P"),
     "arcleaf": Policy("ARC (leaves only)", "#56b4e9", "X", is_ablation=True),
 }
+
+
+def variant(policy: str, constant: str, value: Sequence[float]) -> str:
+    """Return the name of a policy's variant; several values are those of a constant that is a
+    tuple.
+    """
+    return f"{policy}:{constant}={'+'.join(f'{one:g}' for one in value)}"
+
+
+def split(name: str) -> tuple[str, str | None, tuple[float, ...]]:
+    """Return a variant's policy, constant and values; of a policy itself no constant."""
+    policy, _, change = name.partition(":")
+    if not change:
+        return policy, None, ()
+    constant, _, values = change.partition("=")
+    return policy, constant, tuple(float(value) for value in values.split("+"))

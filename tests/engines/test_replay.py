@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from harness.cell import Batch, CellSpec
+from harness.errors import HarnessError
 from workloads.file import BlockRequest, BlockWorkload, Header
 
 
@@ -160,3 +161,32 @@ def test_a_ghost_takes_less_than_200_bytes() -> None:
 
     for num_ghosts in (1000, 3125, 18_750, 100_000):
         assert bytes_per_ghost(num_ghosts) < 200
+
+
+def test_variant_has_another_constant_and_the_next_engine_has_its_own(tiny_model: Path) -> None:
+    def half_lives(policy: str) -> int:
+        return len(_replay(tiny_model, policy, 20).policy._shadows)
+
+    usual = half_lives("alrfu")
+    assert half_lives("alrfu:HALF_LIVES=0+8") == 2
+    assert half_lives("alrfu") == usual > 2
+    for name in ("alrfu:MAX_GHOST=1", "alrfu:MAX_GHOSTS=1+2"):
+        with pytest.raises(HarnessError, match=r"no constant MAX_GHOSTS? .* has .*MAX_GHOSTS = 8"):
+            _replay(tiny_model, name, 20)
+    assert half_lives("alrfu") == usual
+
+
+def test_constant_of_its_own_value_changes_nothing_and_one_half_life_is_followed_for_good(
+    tiny_model: Path,
+) -> None:
+    def hits(policy: str) -> list[int]:
+        replay, rng = _replay(tiny_model, policy, 40), random.Random("prompts")
+        return [
+            replay.run([_prompt(min(rng.randrange(9), rng.randrange(9)), *range(6), rng.random())])
+            for _ in range(400)
+        ]
+
+    usual = hits("alrfu")
+    assert hits("alrfu:LONG_WINDOW=8") == hits("alrfu:MAX_GHOSTS=8") == usual
+    assert hits("alrfu:HALF_LIVES=0") == hits("lru") != usual
+    assert hits("alrfu:HALF_LIVES=8") not in (usual, hits("lru"))

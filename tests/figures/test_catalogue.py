@@ -37,6 +37,8 @@ def test_config_has_the_figures_of_its_cells(root: Path) -> None:
     policies = config.load(root / "config" / "policies.yaml")
     past_the_paper = ["adaptation", "unreachable"]
     assert {*past_the_paper, "policies", "fig3-cpu", "fig5-cpu"} < set(catalogue.names(policies))
+    sweep = config.load(root / "config" / "sweep.yaml")
+    assert catalogue.names(sweep) == ["sweep", "adaptation"]
     apart = [*of_gpus, *more, *on_sglang, *past_the_paper, "fleet"]
     others = [name for name in catalogue.FIGURES if name not in apart]
     assert catalogue.names(cpu) == [*others, "policies"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import config, patching
+from harness import config, patching, policies
 from harness.errors import HarnessError
 from workloads.docqa import DocQA
 from workloads.trace import Trace
@@ -156,6 +156,8 @@ def test_sequence_is_as_long_as_its_parts_and_names_what_is_missing(tmp_path: Pa
         ("workloads.other", {}, r"workloads.other.kind: missing; it is one of docqa, trace"),
         ("experiments.one.cache_tokens", 50000, r"cache_tokens: a list is due, as \[50000\]"),
         ("experiments.one.cache_tokens", [10**15], r"equal to 100000000, not 1000000000000000"),
+        ("experiments.one.sweep", {"arc": {"T1": [1]}}, r"engine vllm takes no sweep: replay does"),
+        ("experiments.one.sweep", {"arc": {"t1": [1]}}, r"sweep.arc.t1.*match pattern"),
         ("experiments.one.repeats", 10**9, r"repeats: .*less than or equal to 1000, not"),
         (
             "experiments.one.loads",
@@ -283,6 +285,27 @@ def test_cells_that_take_turns_share_all_but_policy_repeat_and_an_open_loops_rat
     }
     rates = groups["docqa-quality-open-loop-poisson-n16-6240-s1"]
     assert all(name == cell.id for name, cell in rates.items())
+
+
+def test_sweep_is_a_policy_more_for_each_value_of_a_constant() -> None:
+    content = _changed("tiers", {"replay": {"block_size": 16}})
+    content["experiments"]["one"] |= {
+        "tier": "replay",
+        "policies": ["lru", "alrfu"],
+        "cache_tokens": [50000],
+        "seeds": [1],
+        "sweep": {"alrfu": {"MAX_GHOSTS": [0, 0.5], "HALF_LIVES": [[0, 8]]}},
+    }
+    found = config.parse(content, "test")
+    assert found.swept == ["docqa-quality"]
+    of_alrfu = [cell.policy for cell in found.cells.values()][1:]
+    assert list(map(policies.split, of_alrfu)) == [
+        ("alrfu", None, ()),
+        ("alrfu", "MAX_GHOSTS", (0,)),
+        ("alrfu", "MAX_GHOSTS", (0.5,)),
+        ("alrfu", "HALF_LIVES", (0, 8)),
+    ]
+    assert of_alrfu[-1] == "alrfu:HALF_LIVES=0+8"
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from harness.engines.base import (
     Counters,
     max_batched_tokens,
 )
-from harness.engines.vllm import device
+from harness.engines.vllm import constants, device
 from harness.engines.vllm.blocks import RESERVED_BLOCKS, BlockHits, Prefixes
 from workloads.file import BlockRequest, BlockWorkload, longest
 
@@ -84,11 +84,14 @@ class Replay:
 
     Args:
         model: Folder of a model; only its config is read.
-        policy: The eviction policy; None on an engine without the patches.
+        policy: The eviction policy, or a variant of one; None on an engine without the patches.
         cache_blocks: Usable blocks.
         block_size: Tokens a block.
         max_tokens: Longest prompt with its output, in tokens.
         batch_size: Requests that may run together.
+
+    Raises:
+        HarnessError: if the policy has no such constant.
 
     """
 
@@ -104,7 +107,7 @@ class Replay:
         self._block_size = block_size
         self._num_requests = 0
         device.name_one()
-        chosen = {} if policy is None else {"prefix_cache_eviction_policy": policy}
+        chosen = {} if policy is None else {"prefix_cache_eviction_policy": constants.use(policy)}
         config = EngineArgs(
             model=model,
             max_model_len=max_tokens,
