@@ -1,5 +1,6 @@
 """Random use of the patched pool through its public methods never breaks what must hold."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,49 @@ def test_pool(policy: str, adding_a_policy: Path) -> None:
     case = machine.TestCase
     case.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
     case("runTest").runTest()
+
+
+class _Listener:
+    """A metrics collector: what has to be told of every block."""
+
+    def __init__(self) -> None:
+        self.evicted = 0
+
+    def on_block_evicted(self, block: Any) -> None:
+        self.evicted += 1
+
+    def on_block_allocated(self, block: Any) -> None: ...
+
+    def on_block_accessed(self, block: Any) -> None: ...
+
+
+@pytest.mark.parametrize("policy", ["arc", "slru", "s3fifo", "alrfu"])
+def test_evicting_many_at_once_leaves_what_evicting_one_by_one_does(policy: str) -> None:
+    from support.pool import BLOCK_SIZE, FakeRequest
+
+    rng = random.Random("evicted")
+    pools = [Pool(policy, _CAPACITY), Pool(policy, _CAPACITY)]
+    pools[1].pool.metrics_collector = listener = _Listener()
+    doubled = 0
+    for _ in range(600):
+        hashes = chain_hashes(*(rng.randrange(3) for _ in range(rng.randrange(1, 7))))
+        for pool in pools:
+            # The first block is computed twice, and then is in two blocks.
+            (block,) = pool.pool.get_new_blocks(1)
+            pool.pool.cache_full_blocks(FakeRequest(hashes), [block], 0, 1, BLOCK_SIZE, 0)
+            if started := pool.start(hashes):
+                pool.finish(started[0])
+            pool.pool.free_blocks([block])
+        cached = [
+            {
+                block_hash: sorted(blocks) if isinstance(blocks, dict) else [blocks.block_id]
+                for block_hash, blocks in pool.pool.cached_block_hash_to_block._cache.items()
+            }
+            for pool in pools
+        ]
+        assert cached[0] == cached[1]
+        doubled += any(len(blocks) > 1 for blocks in cached[0].values())
+        hashed = [block.block_id for block in pools[0].pool.blocks if block.block_hash is not None]
+        assert sorted(b for blocks in cached[0].values() for b in blocks) == hashed
+    assert doubled > 50
+    assert listener.evicted > 500
