@@ -57,7 +57,8 @@ class Order(BaseModel):
     ``model`` is the folder of a model, of which only the config is read. ``work`` is "prefill" of
     documents by the whole scheduler, or of what the KV cache manager does by itself: "decode" of
     many requests, "hybrid" prefill of long prompts with four groups of sliding windows beside full
-    attention. Of these two only policies and repetitions can be chosen.
+    attention. Of these two only policies and repetitions can be chosen. ``in_turns`` is that other
+    processes have their turn after every step (``process.in_turns``).
     """
 
     work: Work = "prefill"
@@ -67,6 +68,7 @@ class Order(BaseModel):
     requests: int
     repetitions: int
     documents: int
+    in_turns: bool = False
 
 
 class Timing(BaseModel):
@@ -111,15 +113,14 @@ def _scheduler(model: Path, engine_tree: Path, work: Work) -> list[Result]:
         order = Order(
             work=work,
             model=model,
-            policies=[None],
+            policies=_POLICIES,
             cache_blocks=_CACHE_BLOCKS,
             requests=_REQUESTS,
             repetitions=_REPETITIONS,
             documents=_DOCUMENTS,
         )
-        stock = _medians(_time(order, None))[None]
-        patched = _medians(_time(order.model_copy(update={"policies": _POLICIES}), engine_tree))
-        stock_ratios.append(patched["lru"] / stock)
+        stock_ratios.append(_over_stock(order, engine_tree))
+        patched = _medians(_time(order, engine_tree))
         for policy in _POLICIES:
             ratios[policy].append(patched[policy] / patched["lru"])
     return [
@@ -134,6 +135,17 @@ def _scheduler(model: Path, engine_tree: Path, work: Work) -> list[Result]:
             for policy in _TARGETS[work]
         ),
     ]
+
+
+def _over_stock(order: Order, engine_tree: Path) -> float:
+    """CPU time of the patched `lru` over that of the stock engine."""
+    stock, patched = (
+        order.model_copy(update={"policies": [policy], "in_turns": True})
+        for policy in (None, "lru")
+    )
+    lines = process.in_turns([(_command(stock), None), (_command(patched), engine_tree)])
+    medians = [_medians(_read(line)) for line in lines]
+    return medians[1]["lru"] / medians[0][None]
 
 
 def _growth(model: Path, engine_tree: Path) -> list[Result]:
@@ -216,6 +228,12 @@ def _medians(timings: Sequence[Timing]) -> dict[str | None, float]:
 
 
 def _time(order: Order, engine_tree: Path | None) -> list[Timing]:
-    command = [sys.executable, "-m", "harness.bench.scheduling", order.model_dump_json()]
-    lines = process.output(command, engine_tree)
-    return [Timing.model_validate(timing) for timing in json.loads(lines[-1])]
+    return _read(process.output(_command(order), engine_tree)[-1])
+
+
+def _command(order: Order) -> list[str]:
+    return [sys.executable, "-m", "harness.bench.scheduling", order.model_dump_json()]
+
+
+def _read(line: str) -> list[Timing]:
+    return [Timing.model_validate(timing) for timing in json.loads(line)]

@@ -63,6 +63,65 @@ def output(command: Sequence[str], engine_tree: Path | None = None) -> list[str]
     return done.stdout.splitlines()
 
 
+def in_turns(commands: Sequence[tuple[Sequence[str], Path | None]]) -> list[str]:
+    """Run commands, each on a patched tree or on the stock engine, in turn, and return the last
+    line of each.
+
+    One prints an empty line where its turn is over, and goes on when it reads one: so what slows
+    the machine slows them all.
+
+    Raises:
+        HarnessError: if one fails.
+
+    """
+    with contextlib.ExitStack() as stack:
+        running = {i: _Turn(stack, *command) for i, command in enumerate(commands)}
+        for turn in running.values():
+            turn.wait()
+        last = {}
+        while running:
+            for i, turn in list(running.items()):
+                if line := turn.take():
+                    last[i] = line
+                    del running[i]
+    return [last[i] for i in range(len(commands))]
+
+
+class _Turn:
+    """A process that takes turns with others."""
+
+    def __init__(
+        self, stack: contextlib.ExitStack, command: Sequence[str], engine_tree: Path | None
+    ) -> None:
+        self._command = command
+        self._process = stack.enter_context(
+            subprocess.Popen(
+                command,
+                env=_environment(engine_tree),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        stack.callback(self._process.kill)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def wait(self) -> str:
+        """Return the line that ends its turn, which is empty if there is more to come."""
+        line = self._stdout.readline()
+        if not line:
+            _check(self._command, self._process.wait() or 1, "its own words are above")
+        return line.strip()
+
+    def take(self) -> str:
+        """Give it a turn, and return the line that ends it."""
+        self._stdin.write("\n")
+        self._stdin.flush()
+        return self.wait()
+
+
 def measure(command: Sequence[str]) -> Cost:
     """Run a command and return what it took.
 

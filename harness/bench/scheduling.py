@@ -62,6 +62,9 @@ def _time(order: Order) -> list[Timing]:
     in_turn = deque(order.policies)
     with contextlib.suppress(StopIteration):
         while True:
+            if order.in_turns:
+                print(flush=True)
+                sys.stdin.readline()
             for policy in in_turn:
                 spent[policy].append(next(steps[policy]))
             in_turn.rotate()

@@ -1,4 +1,5 @@
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,30 @@ from harness.errors import HarnessError
 def test_a_process_that_fails_shows_its_last_lines(run: Callable[[Sequence[str]], object]) -> None:
     with pytest.raises(HarnessError, match="exit code 3:\nthe reason"):
         run([sys.executable, "-c", "import sys; print('the reason', file=sys.stderr); sys.exit(3)"])
+
+
+def test_processes_take_turns(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    steps = "[(print(flush=True), input(), said.write(name), said.flush()) for _ in range({})]"
+    code = "import sys; name = '{}'; said = open({!r}, 'a'); " + steps + "; print('last', name)"
+    commands = [
+        ([sys.executable, "-c", code.format(name, str(said), count)], None)
+        for name, count in (("a", 3), ("b", 5))
+    ]
+    assert process.in_turns(commands) == ["last a", "last b"]
+    assert said.read_text() == "abababbb"
+
+
+def test_a_turn_that_fails_is_named_and_the_others_end(tmp_path: Path) -> None:
+    waits = "print(flush=True); input(); import time; time.sleep(100)"
+    commands = [
+        ([sys.executable, "-c", code], None)
+        for code in ("import sys; print(flush=True); input(); sys.exit(3)", waits)
+    ]
+    start = time.monotonic()
+    with pytest.raises(HarnessError, match="exit code 3:\nits own words are above"):
+        process.in_turns(commands)
+    assert time.monotonic() - start < 50
 
 
 def test_patched_tree_comes_first_on_the_search_path(tmp_path: Path) -> None:
