@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from figures import captions, style
 from figures.catalogue import Entry
@@ -38,10 +39,11 @@ def draw(results: Results, entry: Entry) -> Figure:
     invalid = int((~found["valid"] & ~found["workload"].isin(left_out)).sum())
 
     style.use()
+    columns = max(map(len, drawn.values()))
     figure, grid = plt.subplots(
         len(drawn),
-        _COLUMNS,
-        figsize=(12, 2.3 * len(drawn) + 0.6),
+        columns,
+        figsize=(max(2.4 * columns, 7), 2.3 * len(drawn) + 0.6),
         layout="constrained",
         sharey=True,
         squeeze=False,
@@ -118,5 +120,6 @@ def _panel(axes: Axes, results: Results, cell: "pd.Series[Any]", published: pd.D
     if isinstance(workload, DocQA):
         for start in range(workload.window, int(state["request"].max()), workload.window):
             axes.axvline(start, color="grey", linestyle=":", linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.set_ylim(0, 1)
     axes.set_title(title, fontsize="small")
