@@ -119,7 +119,7 @@ def _scheduler(model: Path, engine_tree: Path, work: Work) -> list[Result]:
             repetitions=_REPETITIONS,
             documents=_DOCUMENTS,
         )
-        stock_ratios.append(_over_stock(order, engine_tree))
+        stock_ratios.append(_over_stock(order, engine_tree, is_first=i % 2 == 0))
         patched = _medians(_time(order, engine_tree))
         for policy in _POLICIES:
             ratios[policy].append(patched[policy] / patched["lru"])
@@ -137,15 +137,16 @@ def _scheduler(model: Path, engine_tree: Path, work: Work) -> list[Result]:
     ]
 
 
-def _over_stock(order: Order, engine_tree: Path) -> float:
-    """CPU time of the patched `lru` over that of the stock engine."""
-    stock, patched = (
-        order.model_copy(update={"policies": [policy], "in_turns": True})
-        for policy in (None, "lru")
-    )
-    lines = process.in_turns([(_command(stock), None), (_command(patched), engine_tree)])
-    medians = [_medians(_read(line)) for line in lines]
-    return medians[1]["lru"] / medians[0][None]
+def _over_stock(order: Order, engine_tree: Path, is_first: bool) -> float:
+    """CPU time of the patched `lru` over that of the stock engine, whose turn may come first."""
+    trees = {None: None, "lru": engine_tree}
+    medians: dict[str | None, float] = {}
+    turns = list(trees) if is_first else list(reversed(trees))
+    orders = [order.model_copy(update={"policies": [name], "in_turns": True}) for name in turns]
+    commands = [(_command(own), trees[name]) for own, name in zip(orders, turns, strict=True)]
+    for line in process.in_turns(commands):
+        medians |= _medians(_read(line))
+    return medians["lru"] / medians[None]
 
 
 def _growth(model: Path, engine_tree: Path) -> list[Result]:
