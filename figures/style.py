@@ -22,15 +22,15 @@ from matplotlib.patches import Patch
 
 from figures import saved
 from harness.analysis.stats import Interval
-from harness.policies import POLICIES, Policy
+from harness.policies import POLICIES, Policy, split
 
 COLORS, MARKERS, LABELS = (
     {name: getattr(policy, look) for name, policy in POLICIES.items()}
     for look in ("color", "marker", "label")
 )
 # Of policies that tables have and this project does not name, one after the other.
-_OTHER_COLORS = ("#ca9161", "#56b4e9", "#ece133", "#fbafe4")
-_OTHER_MARKERS = ("X", "*", "<", ">")
+_OTHER_COLORS = ("#ca9161", "#000000", "#ece133", "#fbafe4", "#5e3c99", "#7fbf7b", "#8c510a")
+_OTHER_MARKERS = ("X", "*", "<", ">", "h", "d", "p")
 PAPER_POLICIES = tuple(name for name, policy in POLICIES.items() if policy.is_papers)
 HIT_RATE = "hit rate\n(cached / queried prompt tokens)"
 # Of what belongs to one batch size, out of 1.
@@ -74,15 +74,27 @@ def _wrapped(sentences: Iterable[str], width: int) -> str:
 
 
 def looks(policies: Iterable[str]) -> dict[str, Policy]:
-    """Return how to name and draw policies, in the order of a legend, those without a name last."""
+    """Return how to name and draw policies, in the order of a legend, those without a name last,
+    variants of one with a name among them.
+    """
     found = set(policies)
-    unnamed = sorted(found - POLICIES.keys())
+    unnamed = sorted(found - POLICIES.keys(), key=_numbered)
     return {name: policy for name, policy in POLICIES.items() if name in found} | {
-        name: Policy(name, color, marker)
+        name: Policy(_label(name), color, marker)
         for name, color, marker in zip(
             unnamed, cycle(_OTHER_COLORS), cycle(_OTHER_MARKERS), strict=False
         )
     }
+
+
+def _numbered(name: str) -> tuple[str, str, tuple[float, ...]]:
+    policy, constant, values = split(name)
+    return policy, constant or "", values
+
+
+def _label(name: str) -> str:
+    policy, _, change = name.partition(":")
+    return f"{POLICIES[policy].label}, {change}" if change and policy in POLICIES else name
 
 
 def ours(look: Policy) -> Line2D:

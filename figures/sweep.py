@@ -1,5 +1,6 @@
 """What another value of a policy's constant does: points over LRU, beside the policy as it is."""
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -13,9 +14,10 @@ from figures import captions, style
 from figures.catalogue import Entry
 from harness.analysis.results import Results, not_run
 from harness.errors import HarnessError
-from harness.policies import POLICIES, split
+from harness.policies import split
 
 _BASE = "lru"
+_TICK_WIDTH = 9
 _MARKERS = ("o", "^", "s", "D", "v", "P")
 
 
@@ -54,8 +56,7 @@ def draw(results: Results, entry: Entry) -> Figure:
         own = points[points["workload"] == workload]
         row[0].set_ylabel("points over LRU")
         for axes, (policy, constant) in zip(row, columns, strict=True):
-            _panel(axes, own[own["of"] == policy], constant)
-            axes.set_title(f"{workload}\n{POLICIES[policy].label}: {constant}", fontsize="x-small")
+            _panel(axes, own[own["of"] == policy], constant, f"{workload}\n{policy}: {constant}")
     style.face(
         figure,
         f"{entry.title}. {captions.engine(results, entry)}, batch size 1.",
@@ -82,11 +83,12 @@ def _points(cells: pd.DataFrame) -> pd.DataFrame:
     return others.assign(points=100 * (others["hit_rate"] - others["base"])).join(names)
 
 
-def _panel(axes: Axes, points: pd.DataFrame, constant: str) -> None:
+def _panel(axes: Axes, points: pd.DataFrame, constant: str, title: str) -> None:
     swept = points[points["constant"] == constant]
     if swept.empty:
         axes.set_axis_off()
         return
+    axes.set_title(title, fontsize="x-small")
     values = sorted(set(swept["value"]), key=lambda value: (len(value), value))
     sizes = sorted(set(swept["x"]))
     for size, color, marker in zip(sizes, _colors(sizes), _MARKERS * len(sizes), strict=False):
@@ -114,8 +116,8 @@ def _panel(axes: Axes, points: pd.DataFrame, constant: str) -> None:
 
 
 def _colors(sizes: Sequence[float]) -> list[tuple[float, float, float]]:
-    return list(sns.color_palette("viridis", len(sizes) + 1)[: len(sizes)])
+    return list(sns.color_palette("colorblind", len(sizes)))
 
 
 def _said(value: tuple[float, ...]) -> str:
-    return ",\n".join(f"{one:g}" for one in value)
+    return textwrap.fill(", ".join(f"{one:g}" for one in value), _TICK_WIDTH)

@@ -37,15 +37,15 @@ def test_points_over_lru_a_column_a_constant_in_the_order_of_its_values(
         _ENTRY,
     )
     ghosts, half_lives, others = (axes for axes in figure.axes if axes.axison)
-    assert ghosts.get_title(loc="left") == "docqa-quality\nALRFU: MAX_GHOSTS"
-    assert half_lives.get_title(loc="left") == "docqa-quality\nALRFU: HALF_LIVES"
-    assert others.get_title(loc="left") == "conversation-sharegpt\nALRFU: MAX_GHOSTS"
+    assert ghosts.get_title(loc="left") == "docqa-quality\nalrfu: MAX_GHOSTS"
+    assert half_lives.get_title(loc="left") == "docqa-quality\nalrfu: HALF_LIVES"
+    assert others.get_title(loc="left") == "conversation-sharegpt\nalrfu: MAX_GHOSTS"
     # Means of the seeds; as it is, dashed.
     means, as_is = ghosts.get_lines()
     assert y_of(means) == pytest.approx([9, 14, 15])
     assert y_of(as_is) == pytest.approx([12, 12])
     assert [label.get_text() for label in ghosts.get_xticklabels()] == ["0", "4", "16"]
-    assert [label.get_text() for label in half_lives.get_xticklabels()] == ["0,\n8"]
+    assert [label.get_text() for label in half_lives.get_xticklabels()] == ["0, 8"]
     assert legend(ghosts.get_legend()) == ["50k"]
     assert legend(others.get_legend()) == ["100k"]
     assert "1 invalid cell not drawn." in caption(figure)
