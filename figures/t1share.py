@@ -120,6 +120,6 @@ def _panel(axes: Axes, results: Results, cell: "pd.Series[Any]", published: pd.D
     if isinstance(workload, DocQA):
         for start in range(workload.window, int(state["request"].max()), workload.window):
             axes.axvline(start, color="grey", linestyle=":", linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.set_ylim(0, 1)
     axes.set_title(title, fontsize="small")

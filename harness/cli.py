@@ -6,6 +6,7 @@ import json
 import secrets
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -161,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "random one that is thrown away",
     )
     convert.add_argument(
-        "--skip-bad", type=int, default=0, metavar="N", help="leave out up to N bad records"
+        "--skip-bad", type=_count, default=0, metavar="N", help="leave out up to N bad records"
     )
     convert.set_defaults(run=_convert)
 
@@ -198,19 +199,21 @@ def _parser() -> argparse.ArgumentParser:
         default=kvcache.DEFAULT,
         help="whose KV cache it is: a name, a folder or a config.json (%(default)s)",
     )
-    study.add_argument("--cache", help="the size asked about: 200000 (tokens) or 40GiB")
+    study.add_argument("--cache", help="the size asked about: 200000 (tokens), 40GiB or 40GB")
     study.add_argument(
         "--ttft",
         help="what predicts TTFT: two points of prompt tokens and ms, 1000:80,15000:900, or a "
         "detailed result of vllm bench serve (JSON)",
     )
     study.add_argument("--name", help="results go to results/study-NAME; by default, the log's")
-    study.add_argument("--block-size", type=int, default=16, help="tokens a block (%(default)s)")
+    study.add_argument(
+        "--block-size", type=_positive, default=16, help="tokens a block (%(default)s)"
+    )
     study.add_argument("--format", choices=FORMATS, help="of the log; by default, recognised")
     study.add_argument(
-        "--skip-bad", type=int, default=0, metavar="N", help="leave out up to N bad records"
+        "--skip-bad", type=_count, default=0, metavar="N", help="leave out up to N bad records"
     )
-    study.add_argument("--cores", default="all", help="for Snakemake (%(default)s)")
+    study.add_argument("--cores", type=_cores, default="all", help="for Snakemake (%(default)s)")
     study.set_defaults(run=_study)
 
     traffic = commands.add_parser("traffic", help="describe the traffic of a workload of blocks")
@@ -416,11 +419,22 @@ def _key(path: Path) -> bytes:
     return hashlib.blake2b(key).digest()
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text}: not a whole number of {least} or more")
     return number
+
+
+_count = partial(_whole, least=0)
+_positive = partial(_whole, least=1)
+
+
+def _cores(text: str) -> str:
+    return text if text == "all" else str(_positive(text))
 
 
 def _bounds(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """How many bytes of KV cache a token takes, and how many a model's weights, by model."""
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def of_model(model: str, dtype: str = "auto") -> Size:
 
     """
     path = Path(model)
-    if path.is_dir() or path.suffix == ".json":
+    if model and (path.is_dir() or path.suffix == ".json"):
         return _of_config(path / "config.json" if path.is_dir() else path, dtype)
     name = model.rpartition("/")[2].lower().removesuffix("-instruct")
     for known in MODELS.values():
@@ -71,9 +72,12 @@ def of_model(model: str, dtype: str = "auto") -> Size:
             wider = _BYTES.get(dtype, 2) / 2
             weights = known.weights and wider * known.weights
             return Size(known.model, wider * known.bytes_per_token, weights)
+    names = {known.lower(): known for known in MODELS}
+    near = difflib.get_close_matches(name, names, 1)
+    meant = f" ({names[near[0]]}?)" if near else ""
     raise HarnessError(
-        f"model {model}: its KV cache is not known here; name one of {', '.join(MODELS)}, or the "
-        "folder or config.json of another"
+        f"model {model}: its KV cache is not known here{meant}; name one of {', '.join(MODELS)}, "
+        "or the folder or config.json of another"
     )
 
 
@@ -82,19 +86,37 @@ def _of_config(path: Path, dtype: str) -> Size:
         config: dict[str, Any] = json.loads(path.read_text())
         # Of a model that sees, too.
         config = {**config, **config.get("text_config", {})}
-        layers = int(config["num_hidden_layers"])
+        layers = _positive(config, "num_hidden_layers")
         own = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
-        width = _BYTES[own.removeprefix("torch.") if dtype == "auto" else dtype]
+        kind = own.removeprefix("torch.") if dtype == "auto" else dtype
+        if kind not in _BYTES:
+            raise ValueError(f"its type is {kind}, none of {', '.join(_BYTES)}")
+        width = _BYTES[kind]
         name = path.resolve().parent.name
         if "kv_lora_rank" in config:
-            values = int(config["kv_lora_rank"]) + int(config["qk_rope_head_dim"])
+            values = _positive(config, "kv_lora_rank") + _positive(config, "qk_rope_head_dim")
             return Size(name, layers * values * width)
-        heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
-        head = config.get("head_dim") or config["hidden_size"] / config["num_attention_heads"]
-        return Size(name, 2 * layers * heads * int(head) * width)
+        queries = "num_attention_heads"
+        own_heads = config.get("num_key_value_heads")
+        heads = _positive(config, "num_key_value_heads" if own_heads else queries)
+        if config.get("head_dim"):
+            head = _positive(config, "head_dim")
+        else:
+            head = _positive(config, "hidden_size") // _positive(config, queries)
+        return Size(name, 2 * layers * heads * head * width)
     except OSError as error:
-        raise HarnessError(f"{path}: no config of a model: {error.strerror}") from None
+        raise HarnessError(
+            f"{path}: no config of a model: {error.strerror}; name a model's folder, in which it "
+            f"is, or one of {', '.join(MODELS)}"
+        ) from None
     except KeyError as error:
         raise HarnessError(f"{path}: the size of its KV cache is not told: no {error}") from None
     except (ValueError, AttributeError, TypeError) as error:
         raise HarnessError(f"{path}: not a config of a model: {error}") from None
+
+
+def _positive(config: dict[str, Any], key: str) -> int:
+    value = int(config[key])
+    if value < 1:
+        raise ValueError(f"{key} is {value}")
+    return value

@@ -139,7 +139,10 @@ def load_tokenizer(source: str) -> Tokenizer:
             file = Path(hf_hub_download(source, _TOKENIZER))
         return Tokenizer(Tokenizers.from_file(str(file)))
     except Exception as error:  # the library has no class of its own
-        raise HarnessError(f"no tokenizer could be loaded from {source}: {error}") from None
+        raise HarnessError(
+            f"no tokenizer could be loaded from {source}: {str(error).rstrip('.')}; name a folder "
+            f"with {_TOKENIZER}, {TINY_QWEN3}, or a hub id that can be reached"
+        ) from None
 
 
 def digest(source: str) -> str:

@@ -31,12 +31,40 @@ def acquire(results: str) -> None:
     """Take the lock of a results folder for the rest of this process's life.
 
     Raises:
-        HarnessError: if another run holds it.
+        HarnessError: if another run holds it, or the folder cannot be written.
 
     """
+    _held.append(_locked(results, ".lock"))
+    os.environ[_RUN] = f"{platform.node()}:{os.getpid()}"
+
+
+@contextlib.contextmanager
+def asking(results: str) -> Iterator[None]:
+    """Be the only one that changes the config of a results folder and runs it.
+
+    Raises:
+        HarnessError: if another does, or a run is there, or the folder cannot be written.
+
+    """
+    lock = _locked(results, ".study-lock")
+    try:
+        # The run takes this one itself.
+        os.close(_locked(results, ".lock"))
+        yield
+    finally:
+        os.close(lock)
+
+
+def _locked(results: str, name: str) -> int:
+    """Return an open file of a folder that nobody else has the lock of."""
     folder = Path(results)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise HarnessError(
+            f"{results}: cannot be written: {error.strerror}; make it a folder that can be"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -47,8 +75,7 @@ def acquire(results: str) -> None:
         ) from None
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
-    _held.append(lock)
-    os.environ[_RUN] = f"{platform.node()}:{os.getpid()}"
+    return lock
 
 
 @contextlib.contextmanager

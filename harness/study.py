@@ -5,6 +5,7 @@ has its cell.
 """
 
 import filecmp
+import math
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from harness import config as configs
-from harness import configfile, kvcache
+from harness import configfile, kvcache, runlock
 from harness import model as models
 from harness import workload as workloads
 from harness.analysis import costmodel, traffic
@@ -29,6 +30,7 @@ from harness.errors import HarnessError
 from harness.policies import POLICIES
 from workloads import file as workload_file
 from workloads.file import BlockWorkload
+from workloads.formats import source
 from workloads.formats.log import refuse_lengths
 from workloads.formats.registry import FORMATS, recognise
 
@@ -36,7 +38,10 @@ _ROOT = Path(__file__).parents[1]
 _ENGINE = "replay"
 _SEED = 42
 _CLOSE = 1.6
-_GIB = re.compile(r"([0-9.]+) *gi?b", re.IGNORECASE)
+# As 40GiB and 40 GB, of which the latter has powers of 1000; and as 40000, 40,000 and 4e4.
+_BYTES = re.compile(r"(?P<number>[0-9.]+) *(?P<power>[MGT])(?P<binary>i?)B", re.IGNORECASE)
+_TOKENS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+|[0-9_]+|[0-9.]+(e\+?[0-9]+)?", re.IGNORECASE)
+_POWERS = {"M": 2, "G": 3, "T": 4}
 
 
 def run(
@@ -58,8 +63,8 @@ def run(
         trace: A log in any format that a workload of kind ``trace`` may have.
         model: Whose KV cache sizes are said in GiB: see ``kvcache.of_model``. If it is a folder
             with a tokenizer, that counts the tokens of logs of text.
-        cache: The size asked about, in tokens or, as ``40GiB``, in GiB; by default, the middle one
-            of those replayed.
+        cache: The size asked about, in tokens or, as ``40GiB`` or ``40GB``, in bytes; by default,
+            the middle one of those replayed.
         ttft: What to predict TTFT by: see ``costmodel.of_points``, or the file of
             ``costmodel.of_bench``; by default, the paper's line.
         name: Results go to ``results/study-<name>``; by default, the log's name.
@@ -74,10 +79,7 @@ def run(
         WorkloadError: if the log cannot be read.
 
     """
-    if trace.is_dir():
-        raise HarnessError(f"{trace}: is a folder: name a log that is in it")
-    if not trace.is_file():
-        raise HarnessError(f"{trace}: no such log")
+    source.check(trace)
     refuse_lengths(trace, FORMATS[form] if form else recognise(trace))
     kv_cache, line = kvcache.of_model(model), _line(ttft)
     called = _slug(name or trace.name.partition(".")[0])
@@ -94,7 +96,7 @@ def run(
     found = traffic.measure(workload)
     say(f"{trace}: {found.sentence}")
     sizes = traffic.cache_sizes(found, configs.MOST_CACHE_TOKENS)
-    chosen = _chosen(cache, kv_cache, found, sizes)
+    chosen = _chosen(cache, kv_cache, found, sizes, say)
     # One that is close to the size asked about would say the same.
     apart = (size for size in sizes[1:-1] if max(size / chosen, chosen / size) > _CLOSE)
     sizes = sorted({sizes[0], *apart, chosen, sizes[-1]})
@@ -112,12 +114,14 @@ def run(
         ttft_from=line.source,
     )
     _parsed(content, sizes, study, path)
-    _write(path, content | _grid(called, sizes) | {"study": study.model_dump()})
-    _hand_over(workload, Path("build/workloads", folder.name, "replay", f"{called}-s{_SEED}.jsonl"))
-    del workload
-    _snakemake("figures", "--configfile", str(path), cores=cores)
-    for sentence in studies.read(folder / "study.json").sentences:
-        say(sentence)
+    handed = Path("build/workloads", folder.name, "replay", f"{called}-s{_SEED}.jsonl")
+    with runlock.asking(str(folder)):
+        _write(path, content | _grid(called, sizes) | {"study": study.model_dump()})
+        _hand_over(workload, handed)
+        del workload
+        _snakemake("figures", "--configfile", str(path), cores=cores)
+        for sentence in studies.read(folder / "study.json").sentences:
+            say(sentence)
     say(f"{folder}/report.html has the page, {folder}/study.csv the table")
 
 
@@ -182,12 +186,12 @@ def _check_same_trace(path: Path, given: str) -> None:
 def _workload(
     draft: Config, called: str, cores: str, say: Callable[[str], object]
 ) -> BlockWorkload:
-    source = draft.tiers["replay"].model
-    if source == models.TINY_QWEN3:
-        source = f"build/models/{source}"
-        if not Path(source).exists():
-            _snakemake(source, cores=cores)
-    workload = workloads.build(draft, "replay", called, _SEED, source, say)
+    model = draft.tiers["replay"].model
+    if model == models.TINY_QWEN3:
+        model = f"build/models/{model}"
+        if not Path(model).exists():
+            _snakemake(model, cores=cores)
+    workload = workloads.build(draft, "replay", called, _SEED, model, say)
     assert isinstance(workload, BlockWorkload)
     return workload
 
@@ -205,27 +209,47 @@ def _hand_over(workload: BlockWorkload, path: Path) -> None:
         os.replace(made, path)
 
 
-def _chosen(cache: str | None, size: kvcache.Size, found: Traffic, sizes: list[int]) -> int:
+def _chosen(
+    cache: str | None,
+    size: kvcache.Size,
+    found: Traffic,
+    sizes: list[int],
+    say: Callable[[str], object],
+) -> int:
     if cache is None:
         return sizes[len(sizes) // 2]
     try:
-        gib = _GIB.fullmatch(cache.strip())
-        tokens = (
-            float(gib[1]) * 2**30 / size.bytes_per_token
-            if gib
-            else float(cache.replace(",", "").replace("_", ""))
-        )
-        blocks = int(tokens // found.block_size)
+        blocks = int(_tokens(cache.strip(), size) // found.block_size)
     except (ValueError, OverflowError):
         raise HarnessError(
-            f"cache {cache}: neither a number of tokens, as 200000, nor of GiB, as 40GiB"
+            f"cache {cache}: neither a number of tokens, as 200000, nor of bytes, as 40GiB"
         ) from None
-    if blocks * found.block_size < found.longest_tokens:
+    tokens = blocks * found.block_size
+    if tokens < found.longest_tokens:
+        # Rounded up: as much has to do.
+        gib = math.ceil(1000 * found.longest_tokens * size.bytes_per_token / 2**30) / 1000
         raise HarnessError(
-            f"cache {cache}: less than the largest request needs, {found.longest_tokens:,} tokens"
+            f"cache {cache}: less than the largest request needs, {found.longest_tokens:,} tokens "
+            f"({gib:,} GiB of {size.model}): name that or more"
+        )
+    if tokens > sizes[-1]:
+        say(
+            f"cache {cache}: {tokens:,} tokens of {size.model}, more than the {sizes[-1]:,} that "
+            "are replayed at most, and which are asked about instead"
         )
     # More than the working set makes no difference, but costs memory.
-    return min(blocks * found.block_size, sizes[-1])
+    return min(tokens, sizes[-1])
+
+
+def _tokens(cache: str, size: kvcache.Size) -> float:
+    """Return how many tokens a cache has. Raises a ValueError if it is no size."""
+    if found := _BYTES.fullmatch(cache):
+        thousand = 1024.0 if found["binary"] else 1000.0
+        unit = math.pow(thousand, _POWERS[found["power"].upper()])
+        return float(found["number"]) * unit / size.bytes_per_token
+    if _TOKENS.fullmatch(cache):
+        return float(cache.replace(",", ""))
+    raise ValueError(cache)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ truncated one. A workload whose data could not be had is a header alone, whose `
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -162,17 +163,27 @@ def longest(requests: Sequence[Request]) -> Request:
 
 
 def write(path: Path, workload: Workload) -> None:
-    """Write a workload file under a temporary name, renamed when whole."""
+    """Write a workload file under a temporary name, renamed when whole.
+
+    Raises:
+        WorkloadError: if it cannot be written.
+
+    """
     partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(workload.header.model_dump_json() + "\n")
-        if isinstance(workload, TextWorkload):
-            for text, content in workload.texts.items():
-                file.write(Text(text=text, content=content).model_dump_json() + "\n")
-        for request in workload.requests:
-            file.write(_ADAPTERS[type(request)].dump_json(request).decode() + "\n")
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(workload.header.model_dump_json() + "\n")
+            if isinstance(workload, TextWorkload):
+                for text, content in workload.texts.items():
+                    file.write(Text(text=text, content=content).model_dump_json() + "\n")
+            for request in workload.requests:
+                file.write(_ADAPTERS[type(request)].dump_json(request).decode() + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise WorkloadError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def read(path: Path) -> Workload:

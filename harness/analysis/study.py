@@ -29,6 +29,8 @@ from harness.policies import POLICIES
 _BASE = "lru"
 # With fewer sessions, an interval over them says little.
 _LEAST_SESSIONS = 20
+# With fewer requests, nothing that is measured is more than these requests.
+_LEAST_REQUESTS = 20
 _UNCLEAR = " The interval of points holds zero: this traffic cannot tell the two apart."
 COLUMNS = (
     "policy",
@@ -94,7 +96,8 @@ def answer(
         [*_rows(results, study, cells), *_bounds(results, study, workload)], columns=list(COLUMNS)
     )
     said = _said(study, traffic, table, results)
-    if shipped is not None:
+    # Where no policy can differ from another, the map, where they do, says nothing.
+    if shipped is not None and not _why_alike(traffic, study.cache_tokens):
         where = maps.sentence(shipped, traffic, study.cache_tokens)
         said = said.model_copy(update={"sentences": [*said.sentences, where]})
     return said, table
@@ -222,7 +225,7 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
     ]
     gib = f"{study.gib(chosen):.3g} GiB of KV cache for {study.model}"
     first = f"At {chosen:,} tokens ({gib}), {'; '.join(said)}."
-    sentences = [first, *_worth(study, by_policy, best, sizes)]
+    sentences = [first, *_why_alike(traffic, chosen), *_worth(study, by_policy, best, sizes)]
     remarks = [
         "In brackets: 95 % intervals over "
         + (
@@ -237,10 +240,25 @@ def _said(study: Study, traffic: Traffic, table: pd.DataFrame, results: Results)
         "Requests are replayed one at a time, in their order, and ask for one token each: an "
         "answer is in the cache once a later prompt has it.",
     ]
+    if traffic.requests < _LEAST_REQUESTS:
+        remarks.insert(
+            0,
+            f"The log has {traffic.requests} request{'s' if traffic.requests > 1 else ''}, too few "
+            "to say anything of other traffic: take a longer one.",
+        )
     invalid = int((~results.cells["valid"].astype(bool)).sum())
     if invalid:
         remarks.append(f"{invalid} cells are not valid and not in it; cells.csv says why.")
     return Answer(policy=best, traffic=traffic.sentence, sentences=sentences, remarks=remarks)
+
+
+def _why_alike(traffic: Traffic, chosen: int) -> list[str]:
+    """Say why no policy can differ from another, if it is plain from the traffic."""
+    if not traffic.seen_before:
+        return ["No block of the prompts was asked for twice: no cache of any size can hit."]
+    if chosen >= traffic.working_set_tokens:
+        return ["It holds all that was asked for: no policy evicts anything."]
+    return []
 
 
 def _worth(

@@ -63,7 +63,9 @@ class Traffic(BaseModel):
     @property
     def sentence(self) -> str:
         """What there is, in a line."""
-        sessions = "" if self.sessions is None else f" in {self.sessions:,} sessions"
+        sessions = ""
+        if self.sessions is not None:
+            sessions = f" in {self.sessions:,} session{'s' if self.sessions > 1 else ''}"
         span = "" if self.span_s is None else f" over {_duration(self.span_s)}"
         return (
             f"{self.requests:,} request{'s' if self.requests > 1 else ''}{sessions}{span}, "
@@ -86,7 +88,7 @@ def measure(workload: BlockWorkload) -> Traffic:
     lookups = sum(request.num_blocks for request in requests)
     if not lookups:
         raise HarnessError(
-            f"{header.name}: none of its {len(requests)} requests has a full block of {size} "
+            f"{header.name}: none of its requests ({len(requests)}) has a full block of {size} "
             "tokens, and a cache keeps no others: take a log of longer prompts"
         )
     ids = max(sum(run) for request in requests for run in request.runs)
@@ -260,4 +262,4 @@ def _duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.0f} s"

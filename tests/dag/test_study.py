@@ -95,9 +95,9 @@ def test_what_is_wrong_is_one_message_before_anything_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "_workload", lambda *_: pytest.fail("began"))
     log = root / _EXAMPLE
-    with pytest.raises(HarnessError, match="no-log: no such log"):
+    with pytest.raises(WorkloadError, match="no-log: no such file: name a log"):
         study.run(Path("no-log"))
-    with pytest.raises(HarnessError, match="tests: is a folder: name a log"):
+    with pytest.raises(WorkloadError, match="tests: is a folder: name a log"):
         study.run(log.parent)
     with pytest.raises(HarnessError, match="model gpt: its KV cache is not known here"):
         study.run(log, model="gpt")
@@ -149,19 +149,34 @@ def test_study_of_the_same_log_may_leave_out_more(tmp_path: Path) -> None:
 def test_make_hands_over_names_as_they_are(folder: Path) -> None:
     name = 'a "log" of `mine`, it\'s.jsonl'
     run = _make(folder, "study", f"TRACE={name}", "SKIP_BAD=1", "FORMAT=requests")
-    assert f"error: {name}: no such log" in run.stderr
+    assert f"error: {name}: no such file" in run.stderr
     assert "not found" not in run.stderr
 
 
 @pytest.mark.parametrize(
     ("cache", "tokens"),
-    [(None, 3200), ("5000", 4992), ("1,700", 1696), ("0.0305 GiB", 4992), ("1e9", 6400)],
+    [(None, 3200), ("5000", 4992), ("1,700", 1696), ("0.0305 GiB", 4992), ("31.232MiB", 4992)],
 )
 def test_cache_is_in_tokens_or_gib(cache: str | None, tokens: int) -> None:
     sizes = [1600, 3200, 6400]
     found = _Found(block_size=16, longest_tokens=1600)
     kv_cache = study.kvcache.Size("m", 0.0305 * 2**30 / 5000)
-    assert study._chosen(cache, kv_cache, found, sizes) == tokens  # type: ignore[arg-type]
+    assert study._chosen(cache, kv_cache, found, sizes, pytest.fail) == tokens  # type: ignore[arg-type]
+
+
+def test_gigabytes_are_of_powers_of_1000() -> None:
+    found, kv_cache = _Found(block_size=16, longest_tokens=16), study.kvcache.Size("m", 1e6)
+    sizes = [16, 10**9]
+    for cache, tokens in (("40GB", 40_000), ("40gib", 42_944), ("1TB", 1_000_000)):
+        assert study._chosen(cache, kv_cache, found, sizes, pytest.fail) == tokens  # type: ignore[arg-type]
+
+
+def test_cache_beyond_what_is_replayed_is_said_to_be() -> None:
+    said: list[object] = []
+    found = _Found(block_size=16, longest_tokens=1600)
+    kv_cache = study.kvcache.MODELS["Qwen3-8B"]
+    assert study._chosen("1e9", kv_cache, found, [1600, 6400], said.append) == 6400  # type: ignore[arg-type]
+    assert "1,000,000,000 tokens of Qwen3-8B, more than the 6,400" in str(said)
 
 
 class _Found:
@@ -171,9 +186,13 @@ class _Found:
 
 @pytest.mark.parametrize(
     ("cache", "message"),
-    [("many", "neither a number of tokens"), ("100", "less than the largest request needs, 1,600")],
+    [
+        *((cache, "neither a number of tokens") for cache in ("many", "", "-5", "40,5", "1.2.3GB")),
+        ("100", r"less than the largest request needs, 1,600 tokens \(0.22 GiB of Qwen3-8B\)"),
+        ("0", "less than the largest request needs"),
+    ],
 )
 def test_cache_that_is_none_or_too_small_is_refused(cache: str, message: str) -> None:
     found = _Found(block_size=16, longest_tokens=1600)
     with pytest.raises(HarnessError, match=message):
-        study._chosen(cache, study.kvcache.MODELS["Qwen3-8B"], found, [1600])  # type: ignore[arg-type]
+        study._chosen(cache, study.kvcache.MODELS["Qwen3-8B"], found, [1600], print)  # type: ignore[arg-type]

@@ -283,6 +283,7 @@ def test_log_is_converted_with_a_model_that_need_not_be_made(
     ("arguments", "message"),
     [
         (["none.json"], "none.json: no such file"),
+        (["."], ".: is a folder: name a log that is in it"),
         (["bad.jsonl"], "bad.jsonl, line 2: not JSON"),
         (["bad.jsonl", "--skip-bad", "1", "--key-file", "none"], "none: no such key"),
         (["bad.jsonl", "--key-file", "short"], "short: a key of 10 bytes could be guessed"),
@@ -494,3 +495,20 @@ def test_a_table_of_runs_that_is_not_there_is_named(
     assert not (tmp_path / "claims.json").exists()
     # Without one, the run is judged by its own noise.
     assert cli.main(judge) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [
+        ("--skip-bad", "-1", 0),
+        ("--skip-bad", "abc", 0),
+        ("--cores", "none", 1),
+        ("--block-size", "0", 1),
+    ],
+)
+def test_number_that_is_none_is_said_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, least: int
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["study", "log", f"{option}={value}"])
+    assert f"{option}: {value}: not a whole number of {least} or more" in capsys.readouterr().err

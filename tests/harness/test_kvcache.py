@@ -48,6 +48,12 @@ def test_latent_attention_has_no_heads(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "not a config of a model"),
+        ('{"num_hidden_layers": 0}', "not a config of a model: num_hidden_layers is 0"),
+        (
+            '{"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 0}',
+            "num_attention_heads is 0",
+        ),
+        ('{"num_hidden_layers": 1, "dtype": "float8"}', "its type is float8, none of float32"),
         ("{}", "the size of its KV cache is not told: no 'num_hidden_layers'"),
         (None, "no config of a model: No such file"),
     ],
@@ -59,3 +65,7 @@ def test_what_is_no_model_is_named(tmp_path: Path, content: str | None, message:
         kvcache.of_model(str(tmp_path))
     with pytest.raises(HarnessError, match="name one of Llama"):
         kvcache.of_model("a-model")
+    with pytest.raises(HarnessError, match=r"not known here \(Qwen3-14B\?\); name one of"):
+        kvcache.of_model("owner/qwen3-14")
+    with pytest.raises(HarnessError, match="model : its KV cache is not known"):
+        kvcache.of_model("")

@@ -54,6 +54,35 @@ def test_second_run_is_refused_until_the_first_is_killed(
     os.close(runlock._held.pop())
 
 
+def test_config_of_a_run_is_not_changed_by_another(root: Path, tmp_path: Path) -> None:
+    with _holder(root, tmp_path) as holder:
+        with (
+            pytest.raises(HarnessError, match=rf"process {holder.pid}\) is writing to"),
+            runlock.asking(str(tmp_path)),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    mine = rf"process {os.getpid()}\) is writing to"
+    with (
+        runlock.asking(str(tmp_path)),
+        # Its own run may begin.
+        _holder(root, tmp_path) as holder,
+    ):
+        with pytest.raises(HarnessError, match=mine), runlock.asking(str(tmp_path)):
+            pass
+        holder.kill()
+        holder.wait()
+    with runlock.asking(str(tmp_path)):
+        pass
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").touch()
+    with pytest.raises(HarnessError, match="results/a: cannot be written: Not a directory; make"):
+        runlock.acquire(str(tmp_path / "results/a"))
+
+
 def test_watch_tells_that_the_run_has_ended(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

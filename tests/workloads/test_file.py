@@ -83,6 +83,12 @@ def test_reads_blocks_that_it_wrote(blocks: Path) -> None:
     assert (first.session, first.turn, first.arrival_ms) == (1, 0, 0.5)
 
 
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path, workload: TextWorkload) -> None:
+    (tmp_path / "build").touch()
+    with pytest.raises(WorkloadError, match=r"w\.jsonl: cannot be written: Not a directory"):
+        file.write(tmp_path / "build" / "w.jsonl", workload)
+
+
 def test_prompt_is_its_parts(workload: TextWorkload) -> None:
     assert workload.prompt(workload.requests[1]) == "three\nfour Why?"
     assert file.longest(workload.requests).request == 2

@@ -263,7 +263,7 @@ def test_a_file_that_is_no_trace_is_refused(path: Path) -> None:
             path.write_bytes(content)
         with pytest.raises(WorkloadError, match=reason):
             trace.build("w", params, 0, path, 16)
-    with pytest.raises(WorkloadError, match="cannot be read"):
+    with pytest.raises(WorkloadError, match="is a folder"):
         trace.build("w", params, 0, path.parent, 16)
 
 

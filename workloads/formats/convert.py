@@ -81,7 +81,10 @@ def convert(
                 report(f"{source.name}: {done:,} of {total:,} requests")
         if not done:
             raise WorkloadError(f"{source}: no request in it can be used")
-    return [f"{done:,} requests in ids of {id_tokens} tokens", *records.notes]
+    return [
+        f"{done:,} request{'s' if done > 1 else ''} in ids of {id_tokens} tokens",
+        *records.notes,
+    ]
 
 
 def _line(

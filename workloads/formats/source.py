@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,15 @@ from workloads.formats.asked import BadRecord, Record, Unusable, shown
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# How files begin that have logs in them, but are not read.
+_PACKED = {
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+}
+# Where a tar file says that it is one, and what.
+_TAR_AT, _TAR = 257, b"ustar"
 _CHUNK_BYTES = 1 << 20
 _BATCH_ROWS = 1000
 
@@ -109,7 +119,7 @@ class Records(Generic[_T]):
         if self._skip_bad:
             instead = f" (bad record {self._num_bad}; skip_bad allows {self._skip_bad})"
         elif self._skip_bad == 0:
-            instead = "; mend it, or say `skip_bad` to leave out so many"
+            instead = "; mend it, or say `skip_bad` (SKIP_BAD=) to leave out so many"
         raise WorkloadError(f"{self._path}, {place}: {error}{instead}") from None
 
     @property
@@ -119,6 +129,31 @@ class Records(Generic[_T]):
         if self._num_bad:
             notes.append(f"bad records left out: {self._num_bad}, the first at {self._first_bad}")
         return notes
+
+
+def check(path: Path) -> None:
+    """Check that there is a file which can be read more than once.
+
+    Raises:
+        WorkloadError: if there is none, or something else.
+
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if path.is_symlink():
+            raise WorkloadError(
+                f"{path}: a link to {path.readlink()}, which is not there: name the log itself"
+            ) from None
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise WorkloadError(f"{path}: {reason}: name a log that is there") from None
+    if stat.S_ISDIR(mode):
+        raise WorkloadError(f"{path}: is a folder: name a log that is in it")
+    if not stat.S_ISREG(mode):
+        raise WorkloadError(
+            f"{path}: is no file, but a pipe, a socket or a device; a log is read more than once: "
+            "write it to a file, and name that"
+        )
 
 
 def records(path: Path) -> Iterator[tuple[Place, object]]:
@@ -136,8 +171,6 @@ def records(path: Path) -> Iterator[tuple[Place, object]]:
             for item in _records(path, file):
                 found = True
                 yield item
-    except FileNotFoundError:
-        raise WorkloadError(f"{path}: no such file") from None
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         # The system numbers its errors; others are of what is in the file.
         if getattr(error, "errno", None) is None:
@@ -150,13 +183,19 @@ def records(path: Path) -> Iterator[tuple[Place, object]]:
 
 
 def _open(path: Path) -> io.BufferedReader:
+    check(path)
     with path.open("rb") as file:
-        magic = file.read(4)
+        magic = file.read(8)
     if magic.startswith(_UTF_16):
         raise WorkloadError(f"{path}: is in UTF-16: save it as UTF-8")
+    if packed := next((name for start, name in _PACKED.items() if magic.startswith(start)), None):
+        raise WorkloadError(
+            f"{path}: is packed with {packed}, which is not read: unpack it, or pack it with gzip "
+            "or zstd"
+        )
     if magic.startswith(_GZIP):
         return io.BufferedReader(gzip.open(path))
-    if magic == _ZSTD:
+    if magic.startswith(_ZSTD):
         # Buffered, since a stream of Arrow has no lines.
         stream: Any = pa.input_stream(str(path), compression="zstd")
         return io.BufferedReader(stream)
@@ -164,7 +203,10 @@ def _open(path: Path) -> io.BufferedReader:
 
 
 def _records(path: Path, file: io.BufferedReader) -> Iterator[tuple[Place, object]]:
-    if file.peek(4)[:4] == _PARQUET:
+    start = file.peek(_TAR_AT + len(_TAR))
+    if start[_TAR_AT:].startswith(_TAR):
+        raise WorkloadError(f"{path}: is a tar archive: take the log out of it, and name that")
+    if start.startswith(_PARQUET):
         # Arrow opens it by itself: it reads from the end.
         for i, row in enumerate(_parquet(path), start=1):
             yield Place(i), row
@@ -180,7 +222,7 @@ def _records(path: Path, file: io.BufferedReader) -> Iterator[tuple[Place, objec
         try:
             yield from _elements(path, file, start, blank + 1)
         except UnicodeDecodeError as error:
-            raise WorkloadError(f"{path}: not UTF-8: {error}") from None
+            raise WorkloadError(f"{path}: not UTF-8: {error}: save it as UTF-8") from None
     elif start.lstrip().startswith(b"{") or b"," not in start:
         yield from _lines(file, start, blank + 1)
     elif start:
@@ -285,6 +327,6 @@ def _rows(path: Path, file: IO[bytes], first: bytes, number: int) -> Iterator[tu
                 line = rows.line_num
                 yield Place(number + line), row
     except UnicodeDecodeError as error:
-        raise WorkloadError(f"{path}: not UTF-8: {error}") from None
+        raise WorkloadError(f"{path}: not UTF-8: {error}: save it as UTF-8") from None
     except csv.Error as error:
         raise WorkloadError(f"{path}, line {number + line + 1}: not CSV: {error}") from None

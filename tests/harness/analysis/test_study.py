@@ -118,6 +118,26 @@ def test_says_where_on_the_map_it_is_if_there_is_one(root: Path, tmp_path: Path)
     assert found.sentences[3].startswith("On the map of documents, where this cache is 0.25 of")
 
 
+def test_why_no_policy_can_differ_is_said_in_place_of_the_map(root: Path, tmp_path: Path) -> None:
+    hits = {("lru", 32_000): 0, ("arc", 32_000): 0}
+    results = _results(root, tmp_path, hits)
+    for changes, why in (
+        ({"seen_before": 0.0}, "No block of the prompts was asked for twice: "),
+        ({"working_set_tokens": 32_000}, "It holds all that was asked for: "),
+    ):
+        traffic = _TRAFFIC.model_copy(update=changes)
+        found, _ = study.answer(results, traffic, made_up.table())
+        assert found.sentences[1].startswith(why)
+        assert len(found.sentences) == 3
+
+
+def test_log_of_few_requests_is_said_to_say_little(root: Path, tmp_path: Path) -> None:
+    results = _results(root, tmp_path)
+    one, many = (_TRAFFIC.model_copy(update={"requests": number}) for number in (1, 20))
+    assert study.answer(results, one)[0].remarks[0].startswith("The log has 1 request, too few")
+    assert study.answer(results, many)[0].remarks[0].startswith("In brackets: ")
+
+
 def test_interval_that_goes_below_lrus_smallest_cache_says_so(root: Path, tmp_path: Path) -> None:
     results = _results(root, tmp_path)
     _, table = study.answer(results, _TRAFFIC)

@@ -99,7 +99,7 @@ def test_one_request_has_one_size() -> None:
 
 
 def test_nothing_to_look_up_is_refused() -> None:
-    with pytest.raises(HarnessError, match="none of its 1 requests has a full block of 16 tokens"):
+    with pytest.raises(HarnessError, match=r"none of its requests \(1\) has a full block"):
         traffic.measure(_workload([]))
 
 

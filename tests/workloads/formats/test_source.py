@@ -1,5 +1,10 @@
+import bz2
 import gzip
+import io
 import json
+import lzma
+import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,13 @@ def _zstd(content: bytes) -> bytes:
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         stream.write(content)
     return sink.getvalue().to_pybytes()
+
+
+def _tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("log.jsonl"))
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -91,11 +103,18 @@ def test_rows_of_parquet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"\n\n", "an empty file"),
         (b"[]", "an empty file"),
         ("{}".encode("utf-16"), "is in UTF-16: save it as UTF-8"),
-        (gzip.compress(_lines().encode() * 99)[:-20], "cut off or damaged: .*: get the whole file"),
+        (
+            gzip.compress(_lines().encode() * 99, mtime=0)[:-20],
+            "cut off or damaged: .*: get the whole file",
+        ),
         (b"\x1f\x8bnonsense", "cut off or damaged: .*: get the whole file"),
         (_zstd(_lines().encode() * 99)[:50], "cut off or damaged: .*: get the whole file"),
         (b"\x28\xb5\x2f\xfdnonsense", "cut off or damaged: .*: get the whole file"),
-        (b'[{"a": "\xff"}]', "not UTF-8"),
+        (b"PK\x03\x04nonsense", "is packed with zip, .*: unpack it"),
+        (bz2.compress(b"{}"), "is packed with bzip2"),
+        (lzma.compress(b"{}"), "is packed with xz"),
+        (gzip.compress(_tar(), mtime=0), "is a tar archive: take the log out"),
+        (b'[{"a": "\xff"}]', "not UTF-8: .*: save it as UTF-8"),
         (b'[{"a": 1},\n {"a": }]', "line 2, record 2: not JSON: .* in '"),
         (b'[{"a": 1}] {}', "line 1: after the end of the array is b'{}'"),
         (b"a,b\n\xff,1\n", "not UTF-8"),
@@ -108,6 +127,24 @@ def test_a_file_that_cannot_be_read_is_refused(path: Path, content: Any, reason:
     with pytest.raises(WorkloadError, match=reason) as raised:
         list(source.records(path))
     assert str(path) in str(raised.value)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(path: Path, tmp_path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(WorkloadError, match="log: is no file, but a pipe"):
+        list(source.records(path))
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(WorkloadError, match="log: a link to nowhere, which is not there"):
+        list(source.records(path))
+    with pytest.raises(WorkloadError, match="is a folder: name a log that is in it"):
+        list(source.records(tmp_path))
+
+
+def test_why_a_file_cannot_be_looked_at_is_said(path: Path) -> None:
+    path.touch()
+    with pytest.raises(WorkloadError, match="log/in: Not a directory: name a log that is there"):
+        list(source.records(path / "in"))
 
 
 def _read(record: Record) -> list[Any]:
@@ -125,7 +162,7 @@ def test_bad_records_are_refused_or_left_out_and_counted(path: Path) -> None:
     path.write_bytes(_BAD)
     for allowed, reason in enumerate(
         [
-            "log, line 2: a: -1; mend it, or say `skip_bad` to leave out so many$",
+            "log, line 2: a: -1; mend it, or say `skip_bad` .SKIP_BAD=. to leave out so many$",
             r"line 3: not JSON: EOF .*, in '{\"a\"' \(bad record 2; skip_bad allows 1\)$",
             "line 5: 7 should be an object",
             "line 6: not UTF-8",
