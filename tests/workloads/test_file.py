@@ -85,7 +85,7 @@ def test_reads_blocks_that_it_wrote(blocks: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path, workload: TextWorkload) -> None:
     (tmp_path / "build").touch()
-    with pytest.raises(WorkloadError, match=r"w\.jsonl: cannot be written: Not a directory"):
+    with pytest.raises(WorkloadError, match=r"w\.jsonl: cannot be written: File exists"):
         file.write(tmp_path / "build" / "w.jsonl", workload)
 
 
