@@ -104,6 +104,8 @@ class _Turn:
             )
         )
         stack.callback(self._process.kill)
+        # All on one core: two of a shared machine need not be as fast.
+        os.sched_setaffinity(self._process.pid, {min(os.sched_getaffinity(0))})
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout

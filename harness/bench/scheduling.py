@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 import tracemalloc
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,7 +50,9 @@ def main() -> None:
 
 
 def _time(order: Order) -> list[Timing]:
-    """Time all policies in turn at every step, so that what slows the machine slows them all."""
+    """Time all policies in turn at every step, so that what slows the machine slows them all; each
+    after any other, since who comes after one of much the same code finds that warm.
+    """
     steps = {
         policy: {"prefill": _prefill, "decode": _decode, "hybrid": _hybrid}[order.work](
             order, policy
@@ -59,7 +60,7 @@ def _time(order: Order) -> list[Timing]:
         for policy in order.policies
     }
     spent: dict[str | None, list[float]] = {policy: [] for policy in order.policies}
-    in_turn = deque(order.policies)
+    in_turn, rng = list(order.policies), random.Random("turns")
     with contextlib.suppress(StopIteration):
         while True:
             if order.in_turns:
@@ -67,7 +68,7 @@ def _time(order: Order) -> list[Timing]:
                 sys.stdin.readline()
             for policy in in_turn:
                 spent[policy].append(next(steps[policy]))
-            in_turn.rotate()
+            rng.shuffle(in_turn)
     return [
         Timing(policy=policy, us_per_request=statistics.mean(seconds) * 1e6)
         for policy, seconds in spent.items()
