@@ -39,7 +39,9 @@ def variant(policy: str, constant: str, value: Sequence[float]) -> str:
     """Return the name of a policy's variant; several values are those of a constant that is a
     tuple.
     """
-    return f"{policy}:{constant}={'+'.join(f'{one:g}' for one in value)}"
+    # Of its shortest spelling, 1e+16 would be two.
+    spelled = (f"{one:.15g}".replace("e+", "e") for one in value)
+    return f"{policy}:{constant}={'+'.join(spelled)}"
 
 
 def split(name: str) -> tuple[str, str | None, tuple[float, ...]]:

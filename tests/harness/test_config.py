@@ -294,7 +294,7 @@ def test_sweep_is_a_policy_more_for_each_value_of_a_constant() -> None:
         "policies": ["lru", "alrfu"],
         "cache_tokens": [50000],
         "seeds": [1],
-        "sweep": {"alrfu": {"MAX_GHOSTS": [0, 0.5], "HALF_LIVES": [[0, 8]]}},
+        "sweep": {"alrfu": {"MAX_GHOSTS": [0, 0.123456789, 1e16], "HALF_LIVES": [[0, 8]]}},
     }
     found = config.parse(content, "test")
     assert found.swept == ["docqa-quality"]
@@ -302,7 +302,8 @@ def test_sweep_is_a_policy_more_for_each_value_of_a_constant() -> None:
     assert list(map(policies.split, of_alrfu)) == [
         ("alrfu", None, ()),
         ("alrfu", "MAX_GHOSTS", (0,)),
-        ("alrfu", "MAX_GHOSTS", (0.5,)),
+        ("alrfu", "MAX_GHOSTS", (0.123456789,)),
+        ("alrfu", "MAX_GHOSTS", (1e16,)),
         ("alrfu", "HALF_LIVES", (0, 8)),
     ]
     assert of_alrfu[-1] == "alrfu:HALF_LIVES=0+8"

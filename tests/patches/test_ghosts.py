@@ -84,5 +84,7 @@ def test_many_that_come_and_go_take_no_more_room() -> None:
             table.discard([str(i).encode()])
         if i % 3 == 0:
             ghosts.forget_oldest(300)
-        assert len(ghosts._added) <= 4 * len(ghosts) + 68
+        held = sum(len(batch.block_hashes) for batch in ghosts._own_batches)
+        assert held == ghosts._num_held <= 4 * (len(ghosts) + 2) + 64
+        assert len(ghosts._own_batches) <= held
     assert list(ghosts) == [str(i).encode() for i in range(2000, 5000, 10)]
