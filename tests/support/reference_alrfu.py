@@ -2,7 +2,7 @@
 
 from math import exp2, log2, sqrt
 
-from vllm.v1.core.eviction.alrfu import HALF_LIVES, LONG_WINDOW, SHORT_WINDOW
+from vllm.v1.core.eviction.alrfu import HALF_LIVES, LONG_WINDOW, MAX_DEFICIT, SHORT_WINDOW
 
 
 class ReferenceALRFU:
@@ -62,8 +62,9 @@ class ReferenceALRFU:
         for window, leads in self.leads.items():
             decay = exp2(-elapsed / window)
             for i in range(len(leads)):
-                leads[i] = leads[i] * decay + more[i]
                 self.squares[window][i] = self.squares[window][i] * decay * decay + more[i] ** 2
+                most = MAX_DEFICIT * sqrt(self.squares[window][i])
+                leads[i] = max(leads[i] * decay + more[i], -most)
         better = [
             i
             for i in range(len(HALF_LIVES))
