@@ -99,7 +99,7 @@ test: env ## Run the tests, those of the patches on each version of vLLM
 test-slurm: env ## Run the main job on a real Slurm of this machine, and end its jobs in every way
 	$(IN_ENV) $(PYTEST) -m slurm tests/env
 
-bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 60 minutes; nothing else should run)
+bench: env ## Measure what policies and replay cost, how far clients err and how often verdicts are right (about 70 minutes; nothing else should run)
 	$(IN_ENV) harness bench eviction --build build/bench --output results/bench/eviction.json
 	$(IN_ENV) harness bench replay --build build/bench --output results/bench/replay.json
 	$(IN_ENV) harness bench sglang --build build/bench --output results/bench/sglang.json
