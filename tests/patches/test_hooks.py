@@ -47,7 +47,7 @@ class _Walk:
         self.due: list[bytes] = []
         self.consumed: list[bytes] = []
         self._p = self._get_p()
-        self._spy(self.pool, "_insert_block_hash", before=self._inserts)
+        self._spy_map()
         self._spy(self.policy, "consume", before=self._consumes, after=self._has_consumed)
         # alrfu keeps its ghosts where the cached blocks are.
         self._has_runs = policy == "alrfu"
@@ -72,6 +72,11 @@ class _Walk:
 
         setattr(of, name, spied)
 
+    def _spy_map(self) -> None:
+        found = self.pool.cached_block_hash_to_block
+        self._spy(found, "insert", before=lambda block_hash, _: self._inserts([block_hash]))
+        self._spy(found, "insert_blocks", before=lambda _, hashes, *__: self._inserts(hashes))
+
     def _get_p(self) -> float | None:
         return getattr(self.policy, "p", None)
 
@@ -79,10 +84,10 @@ class _Walk:
         """What the policy remembers."""
         return {block_hash for queue in get_ghosts(self.policy) for block_hash in queue}
 
-    def _inserts(self, block_hash: bytes, *_: Any, **__: Any) -> None:
-        self.inserted.append(block_hash)
-        if block_hash in self.ghosts():
-            self.due.append(block_hash)
+    def _inserts(self, block_hashes: list[bytes]) -> None:
+        self.inserted += block_hashes
+        ghosts = self.ghosts()
+        self.due += [block_hash for block_hash in block_hashes if block_hash in ghosts]
 
     def _consumes(self, blocks: list[Any], block_hashes: list[bytes], __: list[bool]) -> None:
         assert len(blocks) == len(block_hashes)
@@ -235,6 +240,7 @@ class _Walk:
             self.manager.free(request)
         self.running, self.loading = [], []
         assert self.manager.manager.reset_prefix_cache()
+        self._spy_map()
         assert not self.ghosts()
 
 
