@@ -93,7 +93,8 @@ def draw(results: Results, entry: Entry) -> Figure:
             Line2D([], [], color="black", linestyle=_BOUNDS[name][0], label=_BOUNDS[name][1])
             for name in bounds
         ]
-    figure.legend(handles=handles, loc="outside right center", frameon=False)
+    # Without a frame it would touch that of the panels.
+    figure.legend(handles=handles, loc="outside right center", frameon=False, borderpad=1.5)
     style.face(
         figure,
         *_sentences(results, entry, cells),
