@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ _RUNS = 1024
 @lru_cache(maxsize=_RUNS)
 def _hashes(first: int, count: int) -> tuple[bytes, ...]:
     """Return the hashes of a run of consecutive blocks."""
-    return tuple(block.to_bytes(_HASH_BYTES) for block in range(first, first + count))
+    return tuple(map(int.to_bytes, range(first, first + count), repeat(_HASH_BYTES)))
 
 
 def _no_estimate(request: Request) -> int:
