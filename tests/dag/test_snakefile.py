@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,12 @@ def test_patch_that_does_not_apply_stops_the_run(checkout: Path) -> None:
     assert not list((checkout / "build").rglob(f"*{tree}*"))
 
 
+@pytest.fixture
+def model_made(checkout: Path, tiny_model: Path) -> None:
+    """Put the model into the checkout, where making it takes longer than what is tested."""
+    shutil.copytree(tiny_model, checkout / "build" / "models" / tiny_model.name)
+
+
 def _ours(folder: Path) -> Iterator[psutil.Process]:
     for process in psutil.process_iter(["cwd", "status"]):
         if process.info["cwd"] == str(folder) and process.info["status"] != "zombie":
@@ -115,6 +122,7 @@ def _wait_until_gone(folder: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.usefixtures("model_made")
 def test_figure_of_data_that_cannot_be_had_does_not_fail_the_run_and_one_of_invalid_cells_does(
     checkout: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +172,7 @@ def _outcomes(results: Path) -> dict[str, str]:
 
 
 @pytest.mark.engine
+@pytest.mark.usefixtures("model_made")
 def test_papers_own_setting_runs_to_its_claims_however_often_it_is_interrupted(
     checkout: Path,
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from support.drawn import caption, legend, text, title, whiskered, y_of
 from support.nights import C1, C2, SETTING, exact, night, nights
@@ -15,8 +16,9 @@ from harness.analysis.gate import Claim, Night
 _NEVER = exact("L1", -0.5)
 
 
-def _sixty() -> list[Night]:
-    """Return 60 nights: C1 drifts from the 31st, C2 is broken on the 41st and missing on the 51st.
+@pytest.fixture(scope="module")
+def sixty() -> list[Night]:
+    """60 nights: C1 drifts from the 31st, C2 is broken on the 41st and missing on the 51st.
 
     A claim that never holds is there, too.
     """
@@ -27,6 +29,11 @@ def _sixty() -> list[Night]:
     missing = Claim.model_validate(c2.model_dump() | nothing)
     history[50] = night(50, c1, missing, never)
     return history
+
+
+@pytest.fixture(scope="module")
+def drawn_sixty(sixty: list[Night]) -> Figure:
+    return trend.draw(sixty)
 
 
 def _marks(axes: Axes, kind: gate.Kind) -> list[float]:
@@ -44,16 +51,16 @@ def _bands(axes: Axes) -> list[tuple[float, float]]:
     return [(band.get_y(), band.get_y() + band.get_height()) for band in rectangles]
 
 
-def test_a_panel_for_each_claim_that_the_gate_guards() -> None:
-    history = _sixty()
-    figure = trend.draw(history)
-    c1, c2 = figure.axes
+def test_a_panel_for_each_claim_that_the_gate_guards(
+    sixty: list[Night], drawn_sixty: Figure
+) -> None:
+    c1, c2 = drawn_sixty.axes
     assert title(c1) == "C1, tier replay: made-up claim C1"
     assert c2.get_ylabel() == "ARC to LRU, %"
-    assert "60 nights, 2030-01-01 to 2030-03-01" in caption(figure)
-    assert caption(figure).endswith("did not hold or are new: L1 replay hit_rate.")
+    assert "60 nights, 2030-01-01 to 2030-03-01" in caption(drawn_sixty)
+    assert caption(drawn_sixty).endswith("did not hold or are new: L1 replay hit_rate.")
     for axes, place in ((c1, 0), (c2, 1)):
-        claims = [each.claims[place] for each in history]
+        claims = [each.claims[place] for each in sixty]
         (drawn,) = whiskered(axes)
         ours = np.array([claim.ours for claim in claims], float)
         np.testing.assert_array_equal(drawn.y, ours)
@@ -70,25 +77,25 @@ def test_a_panel_for_each_claim_that_the_gate_guards() -> None:
     assert len(_bands(c1)) == 1
 
 
-def test_alarms_are_marked_where_the_gate_raises_them() -> None:
-    history = _sixty()
-    figure = trend.draw(history)
-    c1, c2 = figure.axes
+def test_alarms_are_marked_where_the_gate_raises_them(
+    sixty: list[Night], drawn_sixty: Figure
+) -> None:
+    c1, c2 = drawn_sixty.axes
     alarmed = [
-        {alarm.kind for alarm in gate.judge(tonight, history[:i])[0].alarms}
-        for i, tonight in enumerate(history)
+        {alarm.kind for alarm in gate.judge(tonight, sixty[:i])[0].alarms}
+        for i, tonight in enumerate(sixty)
     ]
     first = next(i for i, kinds in enumerate(alarmed) if kinds)
     assert alarmed[first] == {"drift"}
-    assert _marks(c1, "drift")[0] == history[first].claims[0].ours
+    assert _marks(c1, "drift")[0] == sixty[first].claims[0].ours
     out = [i for i, kinds in enumerate(alarmed) if "out of tolerance" in kinds]
     # One mark a night, of what weighs more.
-    assert _marks(c1, "out of tolerance") == [history[i].claims[0].ours for i in out]
+    assert _marks(c1, "out of tolerance") == [sixty[i].claims[0].ours for i in out]
     assert len(_marks(c1, "drift")) == sum(map(bool, alarmed)) - len(out)
-    assert _marks(c2, "direction lost") == [history[40].claims[1].ours]
+    assert _marks(c2, "direction lost") == [sixty[40].claims[1].ours]
     # At the foot of the panel, having no value.
     assert _marks(c2, "not run") == [0.05]
-    assert legend(figure.legends[0]) == [
+    assert legend(drawn_sixty.legends[0]) == [
         "ours, 95 %",
         "paper",
         "allowed size",
