@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from figures import captions, catalogue, style
+from figures import captions, catalogue, command, style
 from figures.catalogue import Entry
 from harness.analysis import results
 from harness.analysis.results import Results
@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 
 def main() -> int:
     """Draw what is named on the command line; return the exit code."""
-    name, *paths = sys.argv[1:]
+    name, *paths = command.arguments("figures", str(__doc__), "NAME", "CONFIG", "RESULTS")
     config, folder = map(Path, paths)
     try:
         found = results.read(config, folder)

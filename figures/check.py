@@ -9,7 +9,7 @@ figures (``catalogue``).
 import sys
 from pathlib import Path
 
-from figures import catalogue, saved
+from figures import catalogue, command, saved
 from harness import config as configs
 from harness.analysis import tables
 from harness.engines.registry import ENGINES
@@ -19,7 +19,9 @@ from harness.measure.records import NOT_RUN
 
 def main() -> int:
     """Check the results named on the command line; return the exit code."""
-    config, folder = map(Path, sys.argv[1:])
+    config, folder = map(
+        Path, command.arguments("figures.check", str(__doc__), "CONFIG", "RESULTS")
+    )
     try:
         run = configs.load(config)
         names = catalogue.names(run)

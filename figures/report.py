@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from figures import captions, saved
+from figures import captions, command, saved
 from figures.catalogue import Entry, entries
 from harness import kvcache
 from harness.analysis import claims, policies, study
@@ -166,7 +166,8 @@ def _signed(value: float | None) -> str:
 
 def main() -> int:
     """Write the report named on the command line; return the exit code."""
-    config, folder, output = map(Path, sys.argv[1:])
+    given = command.arguments("figures.report", str(__doc__), "CONFIG", "RESULTS", "OUT.html")
+    config, folder, output = map(Path, given)
     try:
         judged = claims.load(folder / "claims.json")
         page = render(config, read(config, folder), judged)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from figures import style
+from figures import command, style
 from harness.analysis import gate
 from harness.analysis.gate import Judgement, Kind, Night
 from harness.errors import HarnessError
@@ -189,7 +189,7 @@ def _legend(nights: Sequence[Night], guarded: Iterable[dict[int, Judgement]]) ->
 
 def main() -> int:
     """Draw the history named on the command line; return the exit code."""
-    history, png = map(Path, sys.argv[1:])
+    history, png = map(Path, command.arguments("figures.trend", str(__doc__), "HISTORY", "OUT.png"))
     try:
         nights = gate.read_history(history)
         if not nights:
